@@ -1,0 +1,5 @@
+"""`python -m classifier` is the command `classifier`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,198 @@
+"""Build a model archive: what the model is and how TorchServe serves it, in one .mar file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+from . import bundle, store
+from .errors import ArchiveError
+
+TRAVELS = (
+    "handler/__init__.py",
+    "handler/answer.py",
+    "handler/request.py",
+    "model/__init__.py",
+    "model/classifier.py",
+    "model/image.py",
+    "model/net.py",
+    "model/weights.py",
+)
+"""The code that travels, besides the handler itself. A worker imports nothing else of ours."""
+HANDLER = "handler/classifier_handler.py"
+LABELS = "model/index_to_name.json"
+CONFIG = "model/model-config.yaml"
+REQUIREMENTS = "model/requirements.txt"
+WEIGHTS = "model/weights.safetensors"
+
+MODEL, VERSION = "cifar10", "1.0"
+"""What is built where nothing else is asked for: the name and version of the released weights."""
+
+EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The time of every member: the earliest that a zip file can tell, so that bytes repeat."""
+CREATED_ON = "01/01/1980 00:00:00"
+
+
+class Weights(NamedTuple):
+    """A safetensors file's bytes, and its lock's."""
+
+    data: bytes
+    lock: bytes
+
+
+def build(model: str, version: str, weights: Path, target: Path, project: Path = Path()) -> Path:
+    """Build an archive; one that is there is replaced only when the new one is whole.
+
+    Args:
+        model: the name under which TorchServe serves it.
+        version: by PEP 440.
+        weights: a safetensors file, or a state dict saved by torch (.pth, .pt). A lock beside it
+            (the same name with .lock) is checked; the released weights must have one.
+        target: the folder for the archive: the model store.
+        project: the folder that holds handler/ and model/.
+
+    Returns:
+        The archive's path.
+
+    Raises:
+        ArchiveError: a file is missing, or the weights don't fit the net or their lock.
+    """
+    store.check_version(version)
+    content = _contents(read_weights(weights, must_be_locked=weights == Path(WEIGHTS)), project)
+    path = target / store.file_name(model, version)
+    with tempfile.TemporaryDirectory(prefix="archive-") as temporary:
+        stage = Path(temporary)
+        for name, data in content.items():
+            (stage / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+            (stage / "files" / name).write_bytes(data)
+        folder = _run_archiver(stage, model, version, weights.name)
+        bundle.load_folder(folder, str(weights))
+        target.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        _zip(folder, partial)
+    os.replace(partial, path)
+    return path
+
+
+def is_outdated(archive: Path, project: Path = Path()) -> bool:
+    """Tell whether an archive of the released weights is missing or holds older code.
+
+    One that holds other weights was made on purpose: it is not outdated, whatever its code.
+
+    Raises:
+        ArchiveError: the file is no archive, or a file of the project is missing.
+    """
+    if not archive.exists():
+        return True
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            has = {name: packed.read(name) for name in packed.namelist()}
+    except zipfile.BadZipFile:
+        raise ArchiveError(f"{archive} is damaged: `make archive` builds it anew") from None
+    has.pop("MAR-INF/MANIFEST.json", None)
+    wants = _contents(read_weights(project / WEIGHTS, must_be_locked=True), project)
+    return has.get("weights.lock") == wants["weights.lock"] and has != wants
+
+
+def read_weights(path: Path, must_be_locked: bool = False) -> Weights:
+    """Read weights as safetensors, and their lock; make a lock where there is none.
+
+    Raises:
+        ArchiveError: a file is missing, or is none that holds weights and nothing else.
+    """
+    lock = path.with_suffix(".lock")
+    if not path.is_file():
+        raise ArchiveError(f"weights {path} are missing: `make train` makes some")
+    if must_be_locked and not lock.is_file():
+        raise ArchiveError(f"{lock} is missing: released weights need their lock")
+    data = path.read_bytes() if path.suffix == ".safetensors" else _convert(path)
+    if lock.is_file():
+        return Weights(data, lock.read_bytes())
+    made = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    return Weights(data, (json.dumps(made, indent=2) + "\n").encode())
+
+
+def _convert(path: Path) -> bytes:
+    """Turn a state dict that torch.save wrote into safetensors; no code in it is run."""
+    import torch
+    from safetensors.torch import save
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return save({name: tensor.contiguous() for name, tensor in state.items()})
+    except Exception as error:  # whatever the unpickler makes of the bytes
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArchiveError(
+            f"{path} is neither safetensors nor a state dict saved by torch: {reason}"
+        ) from error
+
+
+def _contents(weights: Weights, project: Path) -> dict[str, bytes]:
+    """Return what an archive holds, besides its manifest, by name in the archive."""
+    places = {name: name for name in TRAVELS}
+    places |= {Path(name).name: name for name in (HANDLER, LABELS, CONFIG, REQUIREMENTS)}
+    try:
+        files = {place: (project / name).read_bytes() for place, name in places.items()}
+    except FileNotFoundError as error:
+        missing = error.filename
+        raise ArchiveError(f"{missing} is missing: run this in the project's folder") from None
+    return files | {"weights.safetensors": weights.data, "weights.lock": weights.lock}
+
+
+def _run_archiver(stage: Path, model: str, version: str, name: str) -> Path:
+    """Let torch-model-archiver lay out the archive as a folder; return that folder.
+
+    It would stamp the time into a zip file, and it works in the temporary folder under the
+    model's name, where two runs at once would meet: hence the folder, and one of its own.
+    """
+    for folder in ("tmp", "out"):
+        (stage / folder).mkdir()
+    arguments = {
+        "--model-name": model,
+        "--version": version,
+        "--handler": f"files/{Path(HANDLER).name}",
+        "--serialized-file": "files/weights.safetensors",
+        "--config-file": f"files/{Path(CONFIG).name}",
+        "--requirements-file": f"files/{Path(REQUIREMENTS).name}",
+        "--extra-files": "files",
+        "--archive-format": "no-archive",
+        "--export-path": "out",
+    }
+    command = [sys.executable, "-m", "model_archiver.model_packaging"]
+    for option, value in arguments.items():
+        command += [option, value]
+    environment = {**os.environ, "TMPDIR": str(stage / "tmp")}
+    done = subprocess.run(command, cwd=stage, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise ArchiveError(f"torch-model-archiver failed on {name}: {last}")
+    return stage / "out" / model
+
+
+def _zip(folder: Path, target: Path) -> None:
+    """Pack a folder so that the same files give the same bytes, anywhere and at any time.
+
+    Sorted, one time, one mode, and stored: compressed bytes differ between versions of zlib,
+    and weights hardly shrink.
+    """
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as packed:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            name = path.relative_to(folder).as_posix()
+            data = _manifest(path) if name == "MAR-INF/MANIFEST.json" else path.read_bytes()
+            member = zipfile.ZipInfo(name, EPOCH)
+            member.create_system, member.external_attr = 3, 0o100644 << 16
+            packed.writestr(member, data)
+
+
+def _manifest(path: Path) -> bytes:
+    """Return the manifest without the time at which it was made."""
+    manifest = json.loads(path.read_text())
+    manifest["createdOn"] = CREATED_ON
+    return (json.dumps(manifest, indent=2) + "\n").encode()

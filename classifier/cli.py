@@ -1,0 +1,129 @@
+"""The command `classifier`: a thin shell over the package's functions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import archive as archives
+from .errors import ClassifierError
+from .server import Place, Server
+
+SAMPLE = Path("samples/cat.jpg")
+
+app = typer.Typer(
+    name="classifier",
+    help="Put a trained image classifier into production on TorchServe.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Run = Annotated[Path, typer.Option(help="Folder of the server's generated state and logs.")]
+Store = Annotated[Path, typer.Option(help="Folder of the archives.")]
+Releases = Annotated[Path, typer.Option(help="Which versions are served, and which by default.")]
+Config = Annotated[Path, typer.Option(help="TorchServe's configuration, without what it serves.")]
+
+
+@app.command()
+def archive(
+    model: Annotated[str, typer.Option(help="Name under which it is served.")] = archives.MODEL,
+    version: Annotated[str, typer.Option(help="Version, by PEP 440.")] = archives.VERSION,
+    weights: Annotated[Path, typer.Option(help="safetensors, or a state dict (.pth).")] = Path(
+        archives.WEIGHTS
+    ),
+    store: Store = Place.model_store,
+) -> None:
+    """Build an archive: classifier archive --version 2.0 --weights run/train/weights.safetensors"""
+    typer.echo(archives.build(model, version, weights, store))
+
+
+@app.command()
+def serve(
+    run: Run = Place.run,
+    store: Store = Place.model_store,
+    releases: Releases = Place.releases,
+    config: Config = Place.config,
+) -> None:
+    """Start TorchServe in the background and show a first prediction: classifier serve"""
+    server = Server(Place(run, store, releases, config))
+    if server.process() is not None:
+        server.check()
+        typer.echo("TorchServe is up already.")
+    else:
+        _build_outdated(server)
+        typer.echo("Starting TorchServe …")
+        server.start()
+    _show(server)
+
+
+@app.command()
+def stop(
+    run: Run = Place.run,
+    store: Store = Place.model_store,
+    releases: Releases = Place.releases,
+    config: Config = Place.config,
+) -> None:
+    """Stop what `classifier serve` started: classifier stop"""
+    stopped = Server(Place(run, store, releases, config)).stop()
+    typer.echo("TorchServe has stopped." if stopped else "TorchServe was not running.")
+
+
+@app.command()
+def status(
+    run: Run = Place.run,
+    store: Store = Place.model_store,
+    releases: Releases = Place.releases,
+    config: Config = Place.config,
+) -> None:
+    """Tell whether the server serves what is released; exit status 1 if not: classifier status"""
+    server = Server(Place(run, store, releases, config))
+    if server.process() is None:
+        typer.echo("TorchServe is not running.")
+        raise typer.Exit(1)
+    server.check()
+    _show_served(server)
+
+
+def main() -> None:
+    """Run the command; expected failures become one line."""
+    try:
+        app()
+    except ClassifierError as error:
+        print(f"classifier: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _build_outdated(server: Server) -> None:
+    """Build the archive of the released weights where it is served and not up to date."""
+    name, version = archives.MODEL, archives.VERSION
+    store = server.place.model_store
+    served = any(r.model == name and version in r.versions for r in server.releases)
+    if served and archives.is_outdated(store / f"{name}-{version}.mar"):
+        built = archives.build(name, version, Path(archives.WEIGHTS), store)
+        typer.echo(f"Built {built}")
+
+
+def _show_served(server: Server) -> None:
+    for release in server.releases:
+        versions = ", ".join(
+            f"{v} (default)" if v == release.default else v for v in release.versions
+        )
+        typer.echo(f"{release.model} {versions} at {server.inference}/predictions/{release.model}")
+
+
+def _show(server: Server) -> None:
+    """Show what is served, a first prediction, and what to try next."""
+    _show_served(server)
+    for release in server.releases:
+        labels = server.predict(release.model, SAMPLE.read_bytes())
+        typer.echo(f"\n{SAMPLE}, as {release.model} sees it:")
+        for label, probability in labels.items():
+            typer.echo(f"  {label:<10} {probability:6.1%}")
+    url = f"{server.inference}/predictions/{server.releases[0].model}"
+    typer.echo(f"\nTry next:\n  curl -T {SAMPLE} {url}")
+    typer.echo(f"  curl {server.management.url}/models/{server.releases[0].model}/all")
+    typer.echo("  make stop")

@@ -1,0 +1,65 @@
+"""releases.toml: which versions are served, and which of them answers by default."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import ArchiveError, ReleasesError
+from .store import check_version
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Release:
+    """What is served of one model."""
+
+    model: str
+    default: str
+    versions: tuple[str, ...]
+    workers: int | None = None
+    """Workers of each version; None: one for each core."""
+
+
+def read(path: Path) -> list[Release]:
+    """Read the releases of each model.
+
+    Raises:
+        ReleasesError: the file is missing, is no TOML, or says what can't be.
+    """
+    try:
+        tables = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ReleasesError(f"{path} is missing: run this in the project's folder") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ReleasesError(f"{path} is no TOML: {error}") from None
+    if not tables:
+        raise ReleasesError(f"{path} names no model: write a table such as [cifar10]")
+    return [_release(path, model, table) for model, table in tables.items()]
+
+
+def _release(path: Path, model: str, table: Any) -> Release:
+    def wrong(what: str) -> ReleasesError:
+        return ReleasesError(f"{path}: [{model}] {what}")
+
+    if not isinstance(table, dict):
+        raise wrong("is no table")
+    unknown = table.keys() - {"default", "versions", "workers"}
+    if unknown:
+        raise wrong(f"has unknown keys: {', '.join(sorted(unknown))}")
+    versions, default, workers = (table.get(k) for k in ("versions", "default", "workers"))
+    if not isinstance(versions, list) or not versions or len(set(versions)) != len(versions):
+        raise wrong('needs versions, a list of different ones such as ["1.0"]')
+    try:
+        for version in versions:
+            check_version(version)
+    except (ArchiveError, TypeError) as error:
+        raise wrong(str(error)) from None
+    if default not in versions:
+        raise wrong(f"has default {default!r}, which is none of its versions")
+    if workers is not None and (not isinstance(workers, int) or workers < 1):
+        raise wrong("needs workers to be 1 or more, or absent: one for each core")
+    return Release(model, default, tuple(versions), workers)

@@ -1,0 +1,1 @@
+"""The TorchServe adapter: TorchServe's requests in, the classifier's answers out."""

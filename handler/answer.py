@@ -1,0 +1,28 @@
+"""Answers in the form that TorchServe sends: a status, its phrase and a JSON body."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request's answer; the body is JSON."""
+
+    status: HTTPStatus
+    body: bytes
+
+
+def ok(value: Any) -> Answer:
+    """Answer with a JSON value, laid out as TorchServe does."""
+    return Answer(HTTPStatus.OK, json.dumps(value, indent=2).encode())
+
+
+def error(status: HTTPStatus, message: str) -> Answer:
+    """Answer with an error in TorchServe's own form."""
+    kind = status.phrase.title().replace(" ", "") + "Exception"
+    body = {"code": int(status), "type": kind, "message": message}
+    return Answer(status, json.dumps(body, indent=2).encode())

@@ -1,0 +1,96 @@
+"""The entry that TorchServe imports; it lies at the root of the archive.
+
+TorchServe demands that this file defines exactly one class.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from handler import answer
+from handler.request import asks, image_of
+from model import ImageError, decode, load
+from model.image import SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from handler.answer import Answer
+
+
+class ClassifierHandler:
+    """Answers batches: bytes → pixels → batch → probabilities → labels, each request by itself."""
+
+    def initialize(self, context: Any) -> None:
+        """Load the archived classifier and run it once, so that no request pays for that."""
+        settings = context.model_yaml_config.get("handler", {})
+        properties = context.system_properties
+        if "threads" in settings:
+            torch.set_num_threads(int(settings["threads"]))
+        gpu = properties.get("gpu_id")
+        device = f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu"
+        self.classifier = load(properties["model_dir"], device)
+        self.version = str(context.manifest["model"]["modelVersion"])
+        for count in {1, int(properties.get("batch_size") or 1)}:
+            self.classifier.probabilities(np.zeros((count, *SIZE, 3), np.uint8))
+
+    def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
+        """Answer a batch of requests; return their bodies, in order.
+
+        A request that can't be answered gets an error of its own, and the others their answers.
+        """
+        headers = [context.get_all_request_header(i) for i in range(len(data))]
+        inputs = [self.preprocess(*request) for request in zip(data, headers, strict=True)]
+        answers = self.postprocess(inputs, self.inference(inputs))
+        for index, item in enumerate(answers):
+            context.set_response_status(int(item.status), item.status.phrase, index)
+            context.set_response_content_type(index, "application/json")
+            context.set_response_header(index, "X-Model-Version", self.version)
+            context.set_response_header(index, "X-Batch-Size", str(len(data)))
+        return [item.body for item in answers]
+
+    def preprocess(
+        self, parts: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> NDArray[np.uint8] | Answer:
+        """Decode a request's image to uint8 32×32×3, or answer where there is none to classify."""
+        if asks(headers, "describe"):
+            return answer.ok(self.describe())
+        if asks(headers, "explain"):
+            return answer.error(HTTPStatus.NOT_IMPLEMENTED, "this model gives no explanations")
+        try:
+            return decode(image_of(parts))
+        except ImageError as error:
+            return answer.error(HTTPStatus.BAD_REQUEST, str(error))
+
+    def inference(self, inputs: Sequence[NDArray[np.uint8] | Answer]) -> NDArray[np.float32]:
+        """Classify the images among the inputs: float32 N×classes, N ≤ len(inputs)."""
+        images = [item for item in inputs if isinstance(item, np.ndarray)]
+        if not images:
+            return np.empty((0, len(self.classifier.labels)), np.float32)
+        return self.classifier.probabilities(np.stack(images))
+
+    def postprocess(
+        self,
+        inputs: Sequence[NDArray[np.uint8] | Answer],
+        probabilities: NDArray[np.float32],
+    ) -> list[Answer]:
+        """Label each image; what was answered before stays."""
+        rows = iter(probabilities)
+        return [
+            answer.ok(self.classifier.top(next(rows))) if isinstance(item, np.ndarray) else item
+            for item in inputs
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """Tell what runs: the answer to `GET /models/<name>/<version>?customized=true`."""
+        return {
+            "labels": self.classifier.labels,
+            "device": str(self.classifier.device),
+            "threads": torch.get_num_threads(),
+        }

@@ -1,0 +1,107 @@
+"""From the bytes of an image file to what the net takes: the one definition of preprocessing.
+
+Training, the handler and the tests all use it.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+SIZE = (32, 32)
+"""Width and height, in pixels, of the images that the net takes."""
+MEAN = 0.5
+STD = 0.5
+"""Mean and standard deviation of each channel in normalisation, for pixels scaled to [0, 1]."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""Formats that are decoded. Pillow knows more; each is a door that nobody here needs."""
+MAX_PIXELS = 50_000_000
+"""Images with more pixels (width × height) are refused before decoding."""
+
+_WANTED = "send one JPEG, PNG, WebP, GIF, BMP or TIFF file"
+
+
+class ImageError(ValueError):
+    """The input is no image that can be classified; the message says why and what to send."""
+
+
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """Decode an image file and bring it to the net's size.
+
+    EXIF orientation is honoured; of an animation the first frame counts; transparent pixels
+    are blended with white; 16-bit gray is scaled to 8 bits.
+
+    Args:
+        data: the bytes of a JPEG, PNG, WebP, GIF, BMP or TIFF file.
+
+    Returns:
+        uint8 32×32×3 RGB pixels in [0, 255].
+
+    Raises:
+        ImageError: the bytes are empty, no such image, damaged, or more than MAX_PIXELS.
+    """
+    if not data:
+        raise ImageError(f"the request holds no image: {_WANTED}")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise ImageError(f"the image has over {MAX_PIXELS:,} pixels: send a smaller one") from None
+    except Exception as error:  # Pillow's parsers raise whatever the damage makes of them
+        raise ImageError(f"not an image that can be read: {_WANTED}") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"the image has {width}×{height} pixels, more than {MAX_PIXELS:,}: send a smaller one"
+        )
+    try:
+        return resize(image)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(
+            f"the {image.format} image is damaged ({error}): send it again, whole"
+        ) from error
+
+
+def resize(image: Image.Image) -> NDArray[np.uint8]:
+    """Bring a PIL image of any size and mode to uint8 32×32×3 RGB (see `decode`)."""
+    image = to_rgb(ImageOps.exif_transpose(image))
+    return np.asarray(image.resize(SIZE))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a PIL image of any mode to RGB; transparency is blended with white.
+
+    Raises:
+        ImageError: pixels whose scale is unknown (32-bit integers beyond 16 bits, floats).
+    """
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        return _from_16_bit(image).convert("RGB")
+    if image.mode == "F":
+        raise ImageError("pixels of 32-bit floats have no known scale: send 8 or 16 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    """Scale gray pixels in [0, 65535] to 8 bits (Pillow's own conversion would clip them)."""
+    pixels = np.asarray(image)
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise ImageError("gray pixels beyond 16 bits have no known scale: send 8 or 16 bits")
+    return Image.fromarray((pixels / 257).round().astype(np.uint8))
+
+
+def normalise(pixels: torch.Tensor) -> torch.Tensor:
+    """Scale uint8 N×32×32×3 pixels to what the net takes: float N×3×32×32 in [-1, 1]."""
+    return ((pixels.float() / 255 - MEAN) / STD).permute(0, 3, 1, 2)

@@ -1,0 +1,25 @@
+"""Random variations of training images, in batches."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import pad
+
+SHIFT = 4
+"""Images are shifted by up to so many pixels each way; what moves in is a reflection."""
+
+
+def shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Crop each of the float N×C×H×W images at random from its reflect-padded self."""
+    count, _, height, width = images.shape
+    padded = pad(images, (SHIFT,) * 4, mode="reflect").permute(0, 2, 3, 1)
+    top, left = torch.randint(2 * SHIFT + 1, (2, count, 1, 1), generator=generator)
+    rows = (top + torch.arange(height)[None, :, None]).to(images.device)
+    columns = (left + torch.arange(width)[None, None, :]).to(images.device)
+    index = torch.arange(count, device=images.device)[:, None, None]
+    return padded[index, rows, columns].permute(0, 3, 1, 2)
+
+
+def flip(images: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    """Mirror those of the N×C×H×W images, left to right, for which the bool tensor N is True."""
+    return torch.where(which.view(-1, 1, 1, 1), images.flip(3), images)

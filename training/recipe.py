@@ -1,0 +1,33 @@
+"""The recipe: every number that decides what the weights become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the net is trained. The defaults are those of the released weights.
+
+    Nesterov SGD with a one-cycle learning rate, weight decay on weights but not on norms and
+    biases, label smoothing, flips and reflected shifts, lighter dropout than the net's own
+    defaults (which are meant for longer training), and an average of the weights over time.
+    """
+
+    epochs: int = 30
+    batch: int = 256
+    peak_rate: float = 0.2
+    warmup: float = 0.2  # the part of all steps in which the learning rate rises
+    momentum: float = 0.9
+    decay: float = 5e-4
+    smoothing: float = 0.1
+    dropout: tuple[float, float, float, float] = (0.05, 0.05, 0.1, 0.2)
+    averaging: float = 0.998  # what the average keeps of itself at each step
+    seed: int = 0
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the learning rate of a step in [0, steps): up to the peak, then down to 0."""
+        done = (step + 1) / steps
+        if done < self.warmup:
+            return self.peak_rate * done / self.warmup
+        return self.peak_rate * (1 - done) / (1 - self.warmup)

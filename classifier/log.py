@@ -6,30 +6,45 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-_HEAD = re.compile(r"^\S+ (?P<level>[A-Z]+) +(?P<logger>\S+) - (?P<text>.*)$")
-_EXCEPTION = re.compile(r"^[\w.$]*(?:Error|Exception)\b.*")
-WORKER_DIED = "Backend worker process died."
-"""What a worker prints when its handler can't be loaded."""
+FILE = "torchserve.log"
+_LINE = re.compile(r"^\d{4}-\S+ (?P<level>[A-Z]+) +(?P<logger>\S+) - (?P<text>.*)$")
+_EXCEPTION = re.compile(r"^[\w.$]*(?:Error|Exception|Exit|Interrupt)\b.*")
+_WORKER_DIED = "Backend worker process died."
+"""A worker prints it, and then a traceback, when its handler can't be loaded."""
+_LOAD_FAILED = "Load model failed"
+_RETRIES = 4
+"""A worker that dies without a word so often, all workers of a start together, won't come."""
 
 
 def read(folder: Path) -> str:
     """Return the text of the log, or nothing where there is none yet."""
-    path = folder / "torchserve.log"
+    path = folder / FILE
     return path.read_text(errors="replace") if path.exists() else ""
 
 
+def worker_failure(log: str) -> str | None:
+    """Return why workers can't start, or None as long as they may."""
+    _, died, rest = log.partition(_WORKER_DIED)
+    if died:
+        # The first exception is the cause: TorchServe hides a missing package behind a second one.
+        return next((text for _, text in _lines(rest) if _EXCEPTION.match(text)), None)
+    failures = [text for _, text in _lines(log) if text.startswith(_LOAD_FAILED)]
+    return failures[-1] if len(failures) >= _RETRIES else None
+
+
 def cause(log: str) -> str | None:
-    """Return the line that tells best why something failed: an exception, or an error."""
-    lines = log.splitlines()
-    exceptions, errors = [], []
-    for line in lines:
-        head = _HEAD.match(line)
-        text = head["text"] if head else line
-        if _EXCEPTION.match(text):
-            exceptions.append(text)
-        elif head and head["level"] in ("ERROR", "FATAL"):
-            errors.append(text)
-    found = exceptions[-1:] or errors[-1:]
-    return found[0] if found else None
+    """Return the last line that tells of an exception or an error, or None."""
+    found = [
+        text for level, text in _lines(log) if level in ("ERROR", "FATAL") or _EXCEPTION.match(text)
+    ]
+    return found[-1] if found else None
+
+
+def _lines(log: str) -> Iterator[tuple[str, str]]:
+    """Split a log into lines of level (none for a continuation) and text."""
+    for line in log.splitlines():
+        match = _LINE.match(line)
+        yield (match["level"], match["text"]) if match else ("", line)

@@ -51,15 +51,20 @@ def _release(path: Path, model: str, table: Any) -> Release:
     if unknown:
         raise wrong(f"has unknown keys: {', '.join(sorted(unknown))}")
     versions, default, workers = (table.get(k) for k in ("versions", "default", "workers"))
-    if not isinstance(versions, list) or not versions or len(set(versions)) != len(versions):
-        raise wrong('needs versions, a list of different ones such as ["1.0"]')
+    if not isinstance(versions, list) or not _are_different_strings(versions):
+        raise wrong('needs versions, a list of different strings such as ["1.0"]')
     try:
         for version in versions:
             check_version(version)
-    except (ArchiveError, TypeError) as error:
+    except ArchiveError as error:
         raise wrong(str(error)) from None
-    if default not in versions:
+    if not isinstance(default, str) or default not in versions:
         raise wrong(f"has default {default!r}, which is none of its versions")
     if workers is not None and (not isinstance(workers, int) or workers < 1):
         raise wrong("needs workers to be 1 or more, or absent: one for each core")
     return Release(model, default, tuple(versions), workers)
+
+
+def _are_different_strings(values: list[Any]) -> bool:
+    strings = [value for value in values if isinstance(value, str)]
+    return 0 < len(set(strings)) == len(values)

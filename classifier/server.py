@@ -25,7 +25,8 @@ from .errors import ServerError
 START_DEADLINE = 180.0  # seconds until every worker must be READY
 STOP_DEADLINE = 30.0  # seconds until what still runs is killed
 POLL = 0.2  # seconds
-MAIN_CLASS = "org.pytorch.serve.ModelServer"
+CONSOLE = "console.log"
+"""What TorchServe and Java print: little, but all of it where they fail early."""
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,14 @@ class Server:
         return labels
 
     def _archives(self) -> dict[str, str]:
-        """Return the sha256 of each released archive, by file name."""
-        return {
-            path.name: store.sha256(path)
-            for release in self.releases
-            for version in release.versions
-            for path in [store.find(self.place.model_store, f"{release.model}:{version}")]
-        }
+        """Check the released archives; return the sha256 of each, by file name."""
+        found = {}
+        for release in self.releases:
+            for version in release.versions:
+                path = store.find(self.place.model_store, f"{release.model}:{version}")
+                store.check(path, release.model, version)
+                found[path.name] = store.sha256(path)
+        return found
 
     def _check_ports(self) -> None:
         """Fail where a port is taken: TorchServe itself would say so only in its log."""
@@ -171,8 +173,7 @@ class Server:
         temporary = Path(tempfile.mkdtemp(prefix="torchserve-"))
         command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs"]
         command += ["--ts-config", str(generated)]
-        console = self.place.logs / "console.log"
-        with console.open("w") as output:
+        with (self.place.logs / CONSOLE).open("w") as output:
             subprocess.run(
                 command,
                 env=_environment(java_home, temporary, self.place.logs),
@@ -208,9 +209,9 @@ class Server:
 
     def _progress(self) -> list[str]:
         """Return what is still to come; fail at once on what will not come."""
-        text = log.read(self.place.logs)
-        if text.count(log.WORKER_DIED) > 0:
-            raise ServerError(self._failure("a worker can't start"))
+        failure = log.worker_failure(log.read(self.place.logs))
+        if failure:
+            raise ServerError(f"a worker can't start: {failure} (see {self.place.logs})")
         # Archives are registered before the management port opens: what is missing failed.
         missing = management.unregistered(self.management, self.releases)
         if missing:
@@ -219,9 +220,8 @@ class Server:
 
     def _failure(self, what: str) -> str:
         """Return a message with the cause from the log."""
-        text = log.read(self.place.logs)
-        console = self.place.logs / "console.log"
-        reason = log.cause(text) or log.cause(console.read_text(errors="replace"))
+        console = (self.place.logs / CONSOLE).read_text(errors="replace")
+        reason = log.cause(log.read(self.place.logs)) or " ".join(console.splitlines()[-3:])
         return f"{what}: {reason or 'no cause is logged'} (see {self.place.logs})"
 
     def _state(self) -> dict[str, Any]:

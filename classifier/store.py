@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import zipfile
 from typing import TYPE_CHECKING
 
 from packaging.version import InvalidVersion, Version
@@ -56,6 +58,27 @@ def find(store: Path, reference: str) -> Path:
         has = ", ".join(present) or "none"
         raise ArchiveError(f"{store} has no archive of {reference} (versions of {model}: {has})")
     return path
+
+
+def check(archive: Path, model: str, version: str) -> None:
+    """Check that a file is a whole archive, of that model and version.
+
+    Raises:
+        ArchiveError: it is damaged, or another's: TorchServe would register it as what it says
+            itself, whatever the file is called.
+
+    """
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            damaged = packed.testzip()
+            says = json.loads(packed.read("MAR-INF/MANIFEST.json"))["model"]
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ArchiveError(f"{archive} is damaged ({error}): build it anew") from None
+    if damaged:
+        raise ArchiveError(f"{archive} is damaged (in {damaged}): build it anew")
+    if (says.get("modelName"), says.get("modelVersion")) != (model, version):
+        is_ = f"{says.get('modelName')} {says.get('modelVersion')}"
+        raise ArchiveError(f"{archive} is an archive of {is_}: name it so, or build it anew")
 
 
 def sha256(path: Path) -> str:

@@ -45,14 +45,15 @@ def read(weights: Path, lock: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise WeightsError(f"{error.filename} is missing") from None
     except ValueError as error:
-        raise WeightsError(f"{lock} is not JSON: {error}") from None
+        raise WeightsError(f"{lock.name} is not JSON: {error}") from None
     for key, value in digest(data).items():
         if locked.get(key) != value:
-            raise WeightsError(f"{weights} has {key} {value}, but {lock} says {locked.get(key)}")
+            says = locked.get(key)
+            raise WeightsError(f"{weights.name} has {key} {value}, but {lock.name} says {says}")
     try:
         return parse(data)
     except SafetensorError as error:
-        raise WeightsError(f"{weights} is no safetensors file: {error}") from None
+        raise WeightsError(f"{weights.name} is no safetensors file: {error}") from None
 
 
 def fit(state: dict[str, Tensor], classes: int) -> Net:

@@ -48,10 +48,15 @@ class Trainer:
         self.net: Net = net
         keep = get_ema_multi_avg_fn(recipe.averaging)
         self.average = AveragedModel(self.net, multi_avg_fn=keep, use_buffers=True)
-        weights = [p for p in self.net.parameters() if p.ndim > 1]
-        others = [p for p in self.net.parameters() if p.ndim == 1]
+        groups: list[dict[str, Any]] = [
+            {
+                "params": [p for p in self.net.parameters() if p.ndim > 1],
+                "weight_decay": recipe.decay,
+            },
+            {"params": [p for p in self.net.parameters() if p.ndim == 1]},  # norms and biases
+        ]
         self.optimizer = torch.optim.SGD(
-            [{"params": weights, "weight_decay": recipe.decay}, {"params": others}],
+            groups,
             lr=recipe.peak_rate,
             momentum=recipe.momentum,
             nesterov=True,

@@ -1,0 +1,1 @@
+"""Tests against real parts: a real TorchServe, real images, real archives."""

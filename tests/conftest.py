@@ -1,0 +1,87 @@
+"""What the tests share: a scrubbed environment, an archive, and real TorchServes to ask."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from classifier import archive
+from training import data
+
+from .deployment import Deployment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from training.data import Images
+
+SCRUBBED = ("JAVA_HOME", "PYTHONPATH", "TS_CONFIG_FILE", "LOG_LOCATION")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def environment() -> Iterator[None]:
+    """Keep what the caller's environment says of TorchServe out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in SCRUBBED:
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model store with the released weights as cifar10 1.0."""
+    folder = tmp_path_factory.mktemp("store")
+    archive.build("cifar10", "1.0", Path(archive.WEIGHTS), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_deployment(
+    store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    """One server for all tests that only ask."""
+    deployment = Deployment(tmp_path_factory.mktemp("server"), batch_delay=200)
+    deployment.add(store / "cifar10-1.0.mar")
+    deployment.start()
+    yield deployment
+    deployment.stop()
+
+
+@pytest.fixture
+def deployment(store: Path, tmp_path: Path) -> Iterator[Deployment]:
+    """A server of the test's own, not yet started, with cifar10 1.0 in its store."""
+    deployment = Deployment(tmp_path)
+    deployment.add(store / "cifar10-1.0.mar")
+    yield deployment
+    deployment.stop()
+
+
+@pytest.fixture(scope="session")
+def test_images() -> Images:
+    """CIFAR-10's test images; where they should be there, their absence is a failure."""
+    if data.find() is None:
+        message = "CIFAR-10 is in none of CIFAR10_ROOT, data/, ../shared/cifar10"
+        if os.environ.get("REQUIRE_CIFAR10"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return data.load(train=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Show the server's log with a test that failed."""
+    report = yield
+    for value in getattr(item, "funcargs", {}).values():
+        if isinstance(value, Deployment) and report.failed:  # type: ignore[attr-defined]
+            report.sections.append(("TorchServe's log", value.log_tail()))  # type: ignore[attr-defined]
+    return report
+
+
+def pytest_sessionstart() -> None:
+    """Archives, samples and configuration are found from the project's folder."""
+    assert Path("releases.toml").exists(), f"run pytest in the project's folder, not {Path.cwd()}"
+    assert sys.version_info >= (3, 11)

@@ -1,0 +1,180 @@
+"""Archives: what they hold, that their bytes repeat, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from classifier import archive, bundle
+from classifier.errors import ArchiveError
+from classifier.store import check, sha256
+from model import Classifier, Net
+
+WEIGHTS = Path(archive.WEIGHTS)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project's sources, in another place."""
+    for folder in ("handler", "model"):
+        shutil.copytree(folder, tmp_path / "project" / folder)
+    return tmp_path / "project"
+
+
+def members(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as packed:
+        return {name: packed.read(name) for name in packed.namelist()}
+
+
+def test_holds_what_is_listed_and_nothing_else(store: Path) -> None:
+    held = members(store / "cifar10-1.0.mar")
+    assert sorted(held) == sorted(
+        [
+            "MAR-INF/MANIFEST.json",
+            "classifier_handler.py",
+            "index_to_name.json",
+            "model-config.yaml",
+            "requirements.txt",
+            "weights.lock",
+            "weights.safetensors",
+            *archive.TRAVELS,
+        ]
+    )
+    assert held["weights.safetensors"] == WEIGHTS.read_bytes()
+    assert b"torch==" in held["requirements.txt"]
+    assert json.loads(held["MAR-INF/MANIFEST.json"])["model"] == {
+        "modelName": "cifar10",
+        "modelVersion": "1.0",
+        "handler": "classifier_handler.py",
+        "serializedFile": "weights.safetensors",
+        "configFile": "model-config.yaml",
+        "requirementsFile": "requirements.txt",
+    }
+
+
+def test_pins_every_package_that_its_code_imports(store: Path) -> None:
+    held = members(store / "cifar10-1.0.mar")
+    lines = [line.split("#")[0].strip() for line in held["requirements.txt"].decode().splitlines()]
+    pinned = {line.partition("==")[0] for line in lines if line}
+    assert all("==" in line for line in lines if line)
+    code = b"\n".join(data for name, data in held.items() if name.endswith(".py")).decode()
+    known = {"torch": "torch", "numpy": "numpy", "PIL": "pillow", "safetensors": "safetensors"}
+    used = {p for m, p in known.items() if f"import {m}" in code or f"from {m}" in code}
+    assert used == pinned
+
+
+def test_same_inputs_give_same_bytes_elsewhere_and_later(store: Path, project: Path) -> None:
+    for i, path in enumerate(sorted(project.rglob("*"), reverse=True)):
+        os.utime(path, (i, i))  # another time, and another order of changes
+    umask = os.umask(0o077)
+    try:
+        released = project / "model" / "weights.safetensors"
+        built = archive.build("cifar10", "1.0", released, project / "store", project)
+    finally:
+        os.umask(umask)
+    assert built.read_bytes() == (store / "cifar10-1.0.mar").read_bytes()
+
+
+def test_does_not_tell_the_time(store: Path, tmp_path: Path) -> None:
+    now = time.time()
+    while time.time() < now + 2:  # a zip file's clock ticks every two seconds
+        built = archive.build("cifar10", "1.0", WEIGHTS, tmp_path)
+    assert sha256(built) == sha256(store / "cifar10-1.0.mar")
+
+
+def test_other_versions_give_other_bytes(store: Path, tmp_path: Path) -> None:
+    built = archive.build("cifar10", "2.0", WEIGHTS, tmp_path)
+    assert built.name == "cifar10-2.0.mar"
+    check(built, "cifar10", "2.0")
+    assert sha256(built) != sha256(store / "cifar10-1.0.mar")
+
+
+def test_refuses_what_is_no_version(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="'one' is no version by PEP 440"):
+        archive.build("cifar10", "one", WEIGHTS, tmp_path)
+
+
+def test_takes_a_state_dict_saved_by_torch(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    net = Net().eval()
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    built = archive.build("cifar10", "3.0", tmp_path / "net.pth", tmp_path)
+    pixels = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8).numpy()
+    expected = Classifier(net, "0123456789").probabilities(pixels)
+    assert abs(bundle.load(built).probabilities(pixels) - expected).max() < 1e-6
+
+
+class _Trap:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (os.mkdir, ("trapped",))
+
+
+def test_runs_no_code_that_hides_in_a_state_dict(tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(pickle.dumps({"conv1.weight": _Trap()}))
+    with pytest.raises(ArchiveError, match="neither safetensors nor a state dict"):
+        archive.read_weights(tmp_path / "net.pth")
+    assert not Path("trapped").exists()
+
+
+def test_refuses_weights_that_do_not_fit_the_net_in_one_line(tmp_path: Path) -> None:
+    torch.save(Net(classes=7).state_dict(), tmp_path / "seven.pth")
+    with pytest.raises(ArchiveError, match=r"seven\.pth: weights don't fit Net\(10\)") as caught:
+        archive.build("cifar10", "2.0", tmp_path / "seven.pth", tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*.mar"))
+
+
+def test_refuses_weights_that_are_not_those_of_their_lock(tmp_path: Path) -> None:
+    for suffix in (".safetensors", ".lock"):
+        shutil.copy(WEIGHTS.with_suffix(suffix), tmp_path)
+    path = tmp_path / WEIGHTS.name
+    path.write_bytes(path.read_bytes()[:-1] + b"\x55")
+    with pytest.raises(ArchiveError, match=r"has sha256 \w+, but weights\.lock says"):
+        archive.build("cifar10", "2.0", path, tmp_path)
+
+
+def test_a_failed_build_leaves_the_archive_that_is_there(store: Path, tmp_path: Path) -> None:
+    shutil.copy(store / "cifar10-1.0.mar", tmp_path)
+    torch.save({"other": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ArchiveError):
+        archive.build("cifar10", "1.0", tmp_path / "other.pth", tmp_path)
+    assert sha256(tmp_path / "cifar10-1.0.mar") == sha256(store / "cifar10-1.0.mar")
+
+
+def test_is_outdated_when_the_code_changed(store: Path, project: Path) -> None:
+    built = store / "cifar10-1.0.mar"
+    assert not archive.is_outdated(built, project)
+    with (project / "model" / "net.py").open("a") as file:
+        file.write("# changed\n")
+    assert archive.is_outdated(built, project)
+    assert archive.is_outdated(store / "absent.mar", project)
+
+
+def test_is_not_outdated_when_it_holds_other_weights(tmp_path: Path, project: Path) -> None:
+    state = load_file(WEIGHTS)
+    state["fc2.bias"] += 1
+    torch.save(state, tmp_path / "mine.pth")
+    built = archive.build("cifar10", "1.0", tmp_path / "mine.pth", tmp_path)
+    (project / "model" / "net.py").write_text("changed")
+    assert not archive.is_outdated(built, project)
+
+
+def test_runs_the_archived_code_and_two_versions_at_once(store: Path, project: Path) -> None:
+    source = project / "model" / "classifier.py"
+    source.write_text(source.read_text().replace("softmax(dim=1)", "softmax(dim=1).flip(1)"))
+    released = project / "model" / "weights.safetensors"
+    changed = bundle.load(archive.build("cifar10", "2.0", released, project, project))
+    original = bundle.load(store / "cifar10-1.0.mar")
+    pixels = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8).numpy()
+    expected = original.probabilities(pixels)[:, ::-1]
+    assert (changed.probabilities(pixels) == expected).all()
+    assert (original.probabilities(pixels)[:, ::-1] == expected).all()

@@ -1,0 +1,125 @@
+"""Preprocessing: every format and mode that is promised, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.image import MAX_PIXELS, ImageError, decode, normalise
+
+from .images import encode, sample
+
+
+def expected(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.resize((32, 32)))
+
+
+def test_decodes_to_pil_s_own_resize_of_the_pixels() -> None:
+    pixels = decode(encode(sample()))
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.dtype == np.uint8
+    assert np.array_equal(pixels, expected(sample()))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_decodes_each_format(kind: str) -> None:
+    pixels = decode(encode(sample(), kind)).astype(int)
+    assert np.abs(pixels - expected(sample())).mean() < 8  # JPEG, WebP and GIF lose something
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_decodes_each_mode(mode: str) -> None:
+    image = sample().convert(mode)
+    pixels = decode(encode(image, "TIFF" if mode == "CMYK" else "PNG")).astype(int)
+    assert np.abs(pixels - expected(image.convert("RGB"))).max() <= 1
+
+
+def test_takes_the_first_frame_of_an_animation() -> None:
+    red, blue = (Image.new("RGB", (40, 40), colour) for colour in ("red", "blue"))
+    data = encode(red, "GIF", save_all=True, append_images=[blue])
+    assert tuple(decode(data)[16, 16]) == (255, 0, 0)
+
+
+def test_blends_transparency_with_white() -> None:
+    clear_black = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    half_red = Image.new("RGBA", (40, 40), (255, 0, 0, 128))
+    assert (decode(encode(clear_black)) == 255).all()
+    assert np.allclose(decode(encode(half_red))[0, 0], (255, 127, 127), atol=1)
+
+
+def test_blends_the_transparent_colour_of_a_palette() -> None:
+    image = Image.new("P", (40, 40), 0)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    assert (decode(encode(image, "PNG", transparency=0)) == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_scales_16_bit_gray(kind: str) -> None:
+    ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32)
+    pixels = decode(encode(Image.fromarray(ramp.astype(np.uint16)), kind))
+    assert np.abs(pixels[..., 0] - ramp / 257).max() <= 1
+
+
+def test_honours_exif_orientation() -> None:
+    upright = sample()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    pixels = decode(encode(turned, "JPEG", exif=exif, quality=95)).astype(int)
+    assert np.abs(pixels - expected(upright)).mean() < 3
+
+
+def test_refuses_too_many_pixels_before_decoding() -> None:
+    side = int(MAX_PIXELS**0.5) + 1
+    bomb = encode(Image.new("1", (side, side)))
+    damaged = bomb[: len(bomb) // 2]  # the header tells the size; decoding would find the damage
+    for data in (bomb, damaged):
+        with pytest.raises(ImageError, match=rf"{side}×{side} pixels, more than"):
+            decode(data)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_refuses_a_bomb_that_pillow_itself_refuses() -> None:
+    with pytest.raises(ImageError, match="pixels"):
+        decode(encode(Image.new("1", (20000, 20000))))
+
+
+@pytest.mark.parametrize("size", [(1, 20000), (20000, 1), (1, 1)])
+def test_takes_any_shape(size: tuple[int, int]) -> None:
+    assert decode(encode(Image.new("RGB", size))).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "holds no image"),
+        (b"\x00\x01 no image", "not an image"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not an image"),
+        (encode(sample())[:5000], "damaged"),
+        (encode(sample(), "JPEG")[:5000], "damaged"),
+    ],
+)
+def test_says_what_is_wrong_with_what_is_no_image(data: bytes, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        decode(data)
+
+
+def test_refuses_floats_whose_scale_is_unknown() -> None:
+    with pytest.raises(ImageError, match="no known scale"):
+        decode(encode(Image.new("F", (40, 40)), "TIFF"))
+
+
+def test_refuses_formats_that_nobody_needs() -> None:
+    with pytest.raises(ImageError, match="not an image"):
+        decode(encode(sample(), "PPM"))
+
+
+def test_normalises_to_minus_one_to_one() -> None:
+    import torch
+
+    pixels = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 32, 32, 3)
+    inputs = normalise(pixels)
+    assert inputs.shape == (2, 3, 32, 32)
+    assert inputs[0].unique().tolist() == [-1]
+    assert inputs[1].unique().tolist() == [1]

@@ -1,0 +1,246 @@
+"""Start and stop: by the command, by hand, and everything that can go wrong at the start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from classifier import java, store
+from classifier.errors import ServerError
+
+from .images import SAMPLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .deployment import Deployment
+
+
+def classifier(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed command."""
+    command = [str(Path(sys.executable).parent / "classifier"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+def edit(archive: Path, change: Callable[[str, bytes], bytes]) -> None:
+    """Change the members of an archive."""
+    with zipfile.ZipFile(archive) as packed:
+        members = {name: packed.read(name) for name in packed.namelist()}
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name, data in members.items():
+            packed.writestr(name, change(name, data))
+
+
+def assert_fails(deployment: Deployment, message: str) -> None:
+    """Fail unless the start fails for that reason and leaves nothing behind."""
+    with pytest.raises(ServerError, match=message):
+        deployment.start()
+    assert deployment.server.process() is None
+    marks = str(deployment.place.run)
+    left = [
+        p for p in psutil.process_iter(["cmdline"]) if marks in " ".join(p.info["cmdline"] or [])
+    ]
+    assert not left
+
+
+def test_serve_serve_again_status_and_stop(deployment: Deployment) -> None:
+    first = classifier("serve", *deployment.options)
+    assert first.returncode == 0, first.stderr
+    assert "cifar10 1.0 (default)" in first.stdout
+    assert "cat " in first.stdout
+    assert f"curl -T {SAMPLE} {deployment.inference}/predictions/cifar10" in first.stdout
+    process = deployment.server.process()
+    assert process is not None
+    family = [process, *process.children(recursive=True)]
+
+    again = classifier("serve", *deployment.options)
+    assert again.returncode == 0
+    assert "is up already" in again.stdout
+    assert deployment.server.process() == process
+    assert classifier("status", *deployment.options).returncode == 0
+
+    stopped = classifier("stop", *deployment.options)
+    assert "has stopped" in stopped.stdout
+    assert not any(member.is_running() for member in family)
+    assert "was not running" in classifier("stop", *deployment.options).stdout
+    assert classifier("status", *deployment.options).returncode == 1
+
+
+def test_stop_ends_nothing_that_it_did_not_start(deployment: Deployment) -> None:
+    deployment.start()
+    state = deployment.place.state
+    text = state.read_text()
+    process = deployment.server.process()
+    assert process is not None
+    # The number of a process that ended long ago may be another's by now.
+    state.write_text(text.replace(str(process.create_time()), "1.0"))
+    assert not deployment.server.stop()
+    assert process.is_running()
+    state.write_text(text)
+
+
+def test_serving_again_tells_of_a_changed_archive(deployment: Deployment) -> None:
+    deployment.start()
+    edit(deployment.place.model_store / "cifar10-1.0.mar", lambda name, data: data)
+    again = classifier("serve", *deployment.options)
+    assert again.returncode == 1
+    assert "cifar10-1.0.mar has changed since the server started" in again.stderr
+
+
+def test_a_taken_port_is_named(deployment: Deployment) -> None:
+    port = int(deployment.inference.rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):
+        failed = classifier("serve", *deployment.options)
+    assert failed.returncode == 1
+    assert f"inference_address: port {port} on 127.0.0.1 can't be used" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_missing_archive_is_named(deployment: Deployment) -> None:
+    deployment.release(default="2.0", versions=["2.0"])
+    failed = classifier("serve", *deployment.options)
+    assert failed.returncode == 1
+    assert "no archive of cifar10:2.0 (versions of cifar10: 1.0)" in failed.stderr
+
+
+def test_a_corrupt_archive_is_named(deployment: Deployment) -> None:
+    path = deployment.place.model_store / "cifar10-1.0.mar"
+    path.write_bytes(path.read_bytes()[:100_000])
+    failed = classifier("serve", *deployment.options)
+    assert failed.returncode == 1
+    assert "cifar10-1.0.mar is damaged" in failed.stderr
+
+
+def test_an_archive_that_torchserve_refuses_is_told_with_its_reason(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = deployment.place.model_store / "cifar10-1.0.mar"
+    path.write_bytes(path.read_bytes()[:100_000])
+    monkeypatch.setattr(store, "check", lambda *_: None)  # as if it were damaged after the check
+    assert_fails(deployment, "TorchServe refused cifar10:1.0: .*unexpected EOF")
+
+
+def test_a_missing_package_is_named(deployment: Deployment) -> None:
+    def needs_more(name: str, data: bytes) -> bytes:
+        return (
+            b'"""Needs more."""\nimport absent_package\n' if name == "handler/answer.py" else data
+        )
+
+    edit(deployment.place.model_store / "cifar10-1.0.mar", needs_more)
+    assert_fails(deployment, "a worker can't start: .*No module named 'absent_package'")
+
+
+def test_damaged_weights_do_not_start(deployment: Deployment) -> None:
+    def damaged(name: str, data: bytes) -> bytes:
+        return data[:-1] + b"\x55" if name == "weights.safetensors" else data
+
+    edit(deployment.place.model_store / "cifar10-1.0.mar", damaged)
+    assert_fails(deployment, r"a worker can't start: .*has sha256 \w+, but weights\.lock says")
+
+
+def test_a_server_that_dies_at_the_start_is_no_success(deployment: Deployment) -> None:
+    with deployment.place.config.open("a") as file:
+        file.write("vmargs=-XX:NoSuchFlag\n")
+    assert_fails(
+        deployment, "TorchServe ended while it started: .*(NoSuchFlag|Java Virtual Machine)"
+    )
+
+
+def test_the_committed_configuration_stands_alone(deployment: Deployment, tmp_path: Path) -> None:
+    """As the README's "By hand": torchserve --start, in a folder like the project's."""
+    folder = tmp_path / "project"
+    (folder / "deploy").mkdir(parents=True)
+    shutil.copy("deploy/log4j2.xml", folder / "deploy")
+    shutil.copytree(deployment.place.model_store, folder / "model_store")
+    shutil.copy(deployment.place.config, folder / "config.properties")
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "TEMP": str(tmp_path)}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    start = ["torchserve", "--start", "--ts-config", "config.properties"]
+    subprocess.run(start, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    process = psutil.Process(int((tmp_path / ".model_server.pid").read_text()))
+    try:
+        deployment.release("1.0", ["1.0"], workers=2)
+        deployment.wait_until_ready(process)
+        answer = deployment.predict(SAMPLE.read_bytes())
+        assert next(iter(answer.json())) == "cat"
+    finally:
+        family = [process, *process.children(recursive=True)]
+        stop = ["torchserve", "--stop"]
+        subprocess.run(stop, cwd=folder, env=environment, check=True)
+        _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive
+
+
+def test_workers_import_from_the_archive_alone(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Serve from an environment without the package `classifier`, far from the checkout."""
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=False, symlinks=True)
+    python = environment / "bin" / "python"
+    # A path in a .pth file brings the packages, but not what they have in .pth files: this is
+    # how `classifier` is installed for editing.
+    (packages,) = [p for p in sys.path if p.endswith("site-packages")]
+    (pth,) = environment.glob("lib/python*/site-packages")
+    (pth / "packages.pth").write_text(packages)
+    for name, found in (("torch", 0), ("classifier", 1), ("model", 1), ("handler", 1)):
+        done = subprocess.run([python, "-c", f"import {name}"], cwd=tmp_path, capture_output=True)
+        assert done.returncode == found, f"{name}: {done.stderr.decode()}"
+
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))  # must not reach the workers
+    deployment.start()
+    answer = deployment.predict(SAMPLE.read_bytes())
+    assert next(iter(answer.json())) == "cat"
+    process = deployment.server.process()
+    assert process is not None
+    workers = [p for p in process.children(recursive=True) if "ts" in " ".join(p.cmdline())]
+    assert workers
+    for worker in workers:
+        assert worker.cmdline()[0] == str(python)
+        assert str(Path.cwd()) not in worker.environ().get("PYTHONPATH", "").split(os.pathsep)
+
+
+def fake_java(folder: Path, version: str) -> Path:
+    """Make a Java that only tells its version."""
+    program = folder / "bin" / "java"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
+    program.chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("version", "used"), [("17.0.1", True), ("25", True), ("1.8.0_392", False)]
+)
+def test_an_own_java_is_used_where_it_is_new_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, used: bool
+) -> None:
+    own = fake_java(tmp_path, version)
+    monkeypatch.setenv("JAVA_HOME", str(own))
+    found, remark = java.home()
+    assert (found == own) is used
+    assert (remark is None) is used
+
+
+def test_a_java_home_without_java_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    found, remark = java.home()
+    assert java.version(found) is not None
+    assert remark is not None
+    assert str(tmp_path) in remark
+
+
+def test_the_environment_has_a_java_for_those_who_start_by_hand() -> None:
+    program = Path(sys.executable).parent / "java"
+    assert subprocess.run([program, "-version"], capture_output=True).returncode == 0

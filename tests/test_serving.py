@@ -1,0 +1,189 @@
+"""What a running TorchServe answers, over HTTP and gRPC."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+import requests
+from PIL import Image
+
+from classifier import stubs
+
+from . import reference
+from .images import SAMPLE, crops, encode, sample
+
+if TYPE_CHECKING:
+    from training.data import Images
+
+    from .deployment import Deployment
+
+
+@pytest.fixture
+def server(shared_deployment: Deployment) -> Deployment:
+    """The server that all tests here ask."""
+    return shared_deployment
+
+
+def together(server: Deployment, images: list[bytes]) -> list[requests.Response]:
+    """Send requests at the same time."""
+    start = threading.Barrier(len(images))
+
+    def ask(image: bytes) -> requests.Response:
+        start.wait()
+        return server.predict(image)
+
+    with ThreadPoolExecutor(len(images)) as pool:
+        return list(pool.map(ask, images))
+
+
+def assert_is_error(answer: requests.Response, message: str, code: int = 400) -> None:
+    assert answer.status_code == code
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert body.keys() == {"code", "type", "message"}
+    assert body["code"] == code
+    assert message in body["message"]
+
+
+@pytest.mark.parametrize("version", ["", "1.0"])
+def test_classifies_the_sample(server: Deployment, version: str) -> None:
+    answer = server.predict(SAMPLE.read_bytes(), version)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["X-Model-Version"] == "1.0"
+    assert answer.headers["X-Batch-Size"] == "1"
+    assert next(iter(answer.json())) == "cat"
+    reference.assert_agrees(answer.json(), *reference.probabilities([SAMPLE.read_bytes()]))
+
+
+def test_multipart_gives_the_same_answer(server: Deployment) -> None:
+    url = f"{server.inference}/predictions/cifar10"
+    image = SAMPLE.read_bytes()
+    answer = requests.post(url, files={"data": ("cat.jpg", image, "image/jpeg")}, timeout=60)
+    assert answer.json() == server.predict(image).json()
+
+
+def test_agrees_with_the_reference_on_crops_of_a_photo(server: Deployment) -> None:
+    images = list(crops(200))
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(server.predict, images))
+    for answer, expected in zip(answers, reference.probabilities(images), strict=True):
+        reference.assert_agrees(answer.json(), expected)
+
+
+def test_agrees_with_the_reference_on_test_images(server: Deployment, test_images: Images) -> None:
+    images = [encode(Image.fromarray(p.numpy())) for p in test_images.pixels[-300:]]
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(server.predict, images))
+    for answer, expected in zip(answers, reference.probabilities(images), strict=True):
+        reference.assert_agrees(answer.json(), expected)
+
+
+def test_a_bad_image_fails_alone_in_its_batch(server: Deployment) -> None:
+    images = list(crops(32))
+    images[17] = b"no image"
+    answers = together(server, images)
+    assert_is_error(answers.pop(17), "not an image that can be read")
+    del images[17]
+    expected = reference.probabilities(images)
+    for answer, probabilities in zip(answers, expected, strict=True):
+        assert answer.status_code == 200
+        reference.assert_agrees(answer.json(), probabilities)
+
+
+def test_concurrent_requests_share_batches(server: Deployment) -> None:
+    images = list(crops(31))
+    answers = together(server, [*images, b"no image"])
+    sizes = [int(answer.headers["X-Batch-Size"]) for answer in answers]
+    assert sizes[-1] > 1, "the bad image was alone in its batch"
+    assert max(sizes) == 16
+    assert sum(1 / size for size in sizes) <= 16, "fewer than two requests a batch"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "message"),
+    [
+        (b"", {}, "holds no image"),
+        (b"\x89PNG\r\n\x1a\nrubbish", {}, "not an image that can be read"),
+        (encode(sample(), "JPEG")[:3000], {}, "damaged"),
+        (b"a text", {"content-type": "text/plain"}, "holds text"),
+        (b'{"a": 1}', {"content-type": "application/json"}, "holds JSON"),
+        (b"{no json", {"content-type": "application/json"}, "not an image"),
+        (encode(Image.new("1", (8000, 8000))), {}, "8000×8000 pixels, more than 50,000,000"),
+    ],
+)
+def test_what_is_no_image_gets_400_and_the_reason(
+    server: Deployment, body: bytes, headers: dict[str, str], message: str
+) -> None:
+    assert_is_error(server.predict(body, headers=headers), message)
+
+
+def test_several_parts_get_400(server: Deployment) -> None:
+    url = f"{server.inference}/predictions/cifar10"
+    image = SAMPLE.read_bytes()
+    answer = requests.post(url, files={"data": image, "more": image}, timeout=60)
+    assert_is_error(answer, "has 2 parts (data, more)")
+
+
+def test_a_header_that_asks_for_a_description_breaks_no_batch(server: Deployment) -> None:
+    image = SAMPLE.read_bytes()
+    with ThreadPoolExecutor(2) as pool:
+        asked = pool.submit(server.predict, image, headers={"describe": "True"})
+        plain = pool.submit(server.predict, image)
+    assert next(iter(plain.result().json())) == "cat"
+    assert asked.result().status_code == 200
+
+
+def test_describes_itself(server: Deployment) -> None:
+    described = server.describe()["customizedMetadata"]
+    assert described["labels"] == list(reference.LABELS)
+    assert described["threads"] == 1
+
+
+def test_gives_no_explanations_yet(server: Deployment) -> None:
+    url = f"{server.inference}/explanations/cifar10"
+    answer = requests.post(url, data=SAMPLE.read_bytes(), timeout=60)
+    assert_is_error(answer, "no explanations", 501)
+
+
+def test_a_body_over_the_limit_gets_413(server: Deployment) -> None:
+    limit = int(server.port("max_request_size"))
+    assert server.predict(os.urandom(limit - 1000)).status_code == 400  # taken, and no image
+    answer = server.predict(os.urandom(limit + 1))
+    assert answer.status_code == 413
+    assert answer.content == b""
+
+
+def test_grpc_takes_the_same_image(server: Deployment) -> None:
+    messages, services = stubs.inference()
+    address = f"127.0.0.1:{server.port('grpc_inference_port')}"
+    with grpc.insecure_channel(address) as channel:
+        stub = services.InferenceAPIsServiceStub(channel)
+
+        def ask(image: bytes) -> dict[str, float]:
+            request = messages.PredictionsRequest(model_name="cifar10", input={"data": image})
+            answer: dict[str, float] = json.loads(stub.Predictions(request, timeout=60).prediction)
+            return answer
+
+        assert ask(SAMPLE.read_bytes()) == server.predict(SAMPLE.read_bytes()).json()
+        assert ask(b"no image")["code"] == 400
+
+
+def test_metrics_are_there_for_prometheus(server: Deployment) -> None:
+    server.predict(SAMPLE.read_bytes())
+    url = server.port("metrics_address") + "/metrics"
+    assert "ts_inference_requests_total" in requests.get(url, timeout=60).text
+
+
+def test_no_request_leaves_a_line_in_the_log(server: Deployment) -> None:
+    before = (server.place.logs / "torchserve.log").read_bytes()
+    for image in crops(20):
+        assert server.predict(image).status_code == 200
+    after = (server.place.logs / "torchserve.log").read_bytes()
+    assert after.removeprefix(before).count(b"\n") < 5

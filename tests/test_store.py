@@ -1,0 +1,128 @@
+"""The model store, releases.toml and the configuration that comes of them."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from classifier import config, releases
+from classifier.archive import MODEL, VERSION
+from classifier.errors import ArchiveError, ReleasesError, ServerError
+from classifier.releases import Release
+from classifier.store import check, find, versions
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    for version in ("1.0", "2.0", "10.0", "2.1rc1"):
+        (tmp_path / f"cifar10-{version}.mar").touch()
+    (tmp_path / "cifar10-old.mar").touch()
+    (tmp_path / "pets-3.0.mar").touch()
+    return tmp_path
+
+
+def test_versions_are_in_order_and_latest_is_the_highest(full: Path) -> None:
+    assert versions(full, "cifar10") == ["1.0", "2.0", "2.1rc1", "10.0"]
+    assert find(full, "cifar10:latest").name == "cifar10-10.0.mar"
+    assert find(full, "cifar10").name == "cifar10-10.0.mar"
+    assert find(full, "cifar10:2.0").name == "cifar10-2.0.mar"
+
+
+def test_says_which_versions_there_are(full: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"no archive of cifar10:7 .*1\.0, 2\.0"):
+        find(full, "cifar10:7")
+
+
+def test_check_finds_damage_and_false_names(store: Path, tmp_path: Path) -> None:
+    good = (store / "cifar10-1.0.mar").read_bytes()
+    flipped = bytearray(good)
+    flipped[len(good) // 2] ^= 1
+    for data, message in (
+        (good[:100_000], "is damaged"),
+        (bytes(flipped), r"is damaged \(in weights"),
+        (b"no zip", "is damaged"),
+    ):
+        (tmp_path / "cifar10-1.0.mar").write_bytes(data)
+        with pytest.raises(ArchiveError, match=message):
+            check(tmp_path / "cifar10-1.0.mar", "cifar10", "1.0")
+    with pytest.raises(ArchiveError, match=r"is an archive of cifar10 1\.0"):
+        check(store / "cifar10-1.0.mar", "cifar10", "2.0")
+    with zipfile.ZipFile(tmp_path / "x.mar", "w") as packed:
+        packed.writestr("file", "")
+    with pytest.raises(ArchiveError, match="is damaged"):
+        check(tmp_path / "x.mar", "cifar10", "1.0")
+
+
+def test_the_committed_releases_name_the_released_weights() -> None:
+    (release,) = releases.read(Path("releases.toml"))
+    assert release == Release(MODEL, VERSION, (VERSION,))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names no model"),
+        ("[cifar10", "is no TOML"),
+        ("cifar10 = 1", "is no table"),
+        ('[cifar10]\ndefault = "1.0"', "needs versions"),
+        ('[cifar10]\ndefault = "1.0"\nversions = []', "needs versions"),
+        ('[cifar10]\ndefault = "1.0"\nversions = ["1.0", "1.0"]', "needs versions"),
+        ('[cifar10]\ndefault = "3.0"\nversions = ["1.0"]', "default '3.0'.* none of its versions"),
+        ('[cifar10]\nversions = ["1.0"]', "default None"),
+        ('[cifar10]\ndefault = "x y"\nversions = ["x y"]', "no version by PEP 440"),
+        ("[cifar10]\ndefault = 1.0\nversions = [1.0]", "needs versions"),
+        ('[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\nworkers = 0', "workers to be 1 or more"),
+        ('[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\nworker = 2', "unknown keys: worker"),
+    ],
+)
+def test_says_what_is_wrong_with_releases(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "releases.toml"
+    path.write_text(text)
+    with pytest.raises(ReleasesError, match=message):
+        releases.read(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ReleasesError, match=r"releases\.toml is missing"):
+        releases.read(tmp_path / "releases.toml")
+    with pytest.raises(ServerError, match=r"config\.properties is missing"):
+        config.read(tmp_path / "config.properties")
+
+
+def test_the_generated_configuration_serves_the_releases(tmp_path: Path) -> None:
+    text = config.generate(
+        {"inference_address": "http://127.0.0.1:1", "load_models": "all", "model_store": "other"},
+        [Release("cifar10", "2.0", ("1.0", "2.0"), workers=3)],
+        Path("/store"),
+        Path("model/model-config.yaml"),
+    )
+    path = tmp_path / "config.properties"
+    path.write_text(text)
+    generated = config.read(path)
+    snapshot = json.loads(generated.pop("model_snapshot"))
+    assert generated == {"inference_address": "http://127.0.0.1:1", "model_store": "/store"}
+    assert snapshot["modelCount"] == 2
+    served = snapshot["models"]["cifar10"]
+    assert {version: v["defaultVersion"] for version, v in served.items()} == {
+        "1.0": False,
+        "2.0": True,
+    }
+    assert served["2.0"]["marName"] == "cifar10-2.0.mar"
+    assert served["2.0"]["minWorkers"] == served["2.0"]["maxWorkers"] == 3
+
+
+def test_the_static_configuration_repeats_the_model_s_batching() -> None:
+    static = config.read(Path("config.properties"))
+    (served,) = json.loads(static["model_snapshot"])["models"]["cifar10"].values()
+    settings = yaml.safe_load(Path("model/model-config.yaml").read_text())
+    for key in ("batchSize", "maxBatchDelay", "responseTimeout"):
+        assert served[key] == settings[key]
+
+
+def test_the_model_s_configuration_sets_no_workers() -> None:
+    settings = yaml.safe_load(Path("model/model-config.yaml").read_text())
+    assert not {"minWorkers", "maxWorkers"} & settings.keys()

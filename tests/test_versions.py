@@ -1,0 +1,109 @@
+"""Versions: register, switch, go back, unregister, as TorchServe documents it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+import torch
+from safetensors.torch import load_file
+
+from classifier import archive
+
+from .images import SAMPLE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .deployment import Deployment
+
+
+@pytest.fixture
+def second(tmp_path: Path, store: Path) -> Path:
+    """cifar10 2.0, which takes everything for a truck."""
+    state = load_file(archive.WEIGHTS)
+    state["fc2.bias"][9] += 100
+    torch.save(state, tmp_path / "trucks.pth")
+    return archive.build("cifar10", "2.0", tmp_path / "trucks.pth", tmp_path)
+
+
+def label(deployment: Deployment, version: str = "") -> tuple[str, str]:
+    """Return the version that answers, and its label for the sample."""
+    answer = deployment.predict(SAMPLE.read_bytes(), version)
+    assert answer.status_code == 200, answer.text
+    return answer.headers["X-Model-Version"], next(iter(answer.json()))
+
+
+def test_register_switch_go_back_unregister(deployment: Deployment, second: Path) -> None:
+    deployment.start()
+    deployment.add(second)
+    models = f"{deployment.management}/models"
+    assert label(deployment) == ("1.0", "cat")
+
+    query = {"url": "cifar10-2.0.mar", "initial_workers": "1", "synchronous": "true"}
+    assert requests.post(models, params=query, timeout=120).status_code == 200
+    assert label(deployment) == ("1.0", "cat"), "registering alone changes nothing"
+    assert label(deployment, "2.0") == ("2.0", "truck")
+
+    switch = requests.put(f"{models}/cifar10/2.0/set-default", timeout=60)
+    assert switch.status_code == 200
+    assert label(deployment) == ("2.0", "truck")
+    assert label(deployment, "1.0") == ("1.0", "cat")
+
+    assert requests.put(f"{models}/cifar10/1.0/set-default", timeout=60).status_code == 200
+    assert label(deployment) == ("1.0", "cat")
+
+    assert requests.delete(f"{models}/cifar10/2.0", timeout=60).status_code == 200
+    assert deployment.predict(SAMPLE.read_bytes(), "2.0").status_code == 404
+    deployment.server.check()
+
+
+def test_takes_its_batching_from_the_archive_when_registered(
+    deployment: Deployment, second: Path
+) -> None:
+    deployment.start()
+    deployment.add(second)
+    query = {"url": "cifar10-2.0.mar", "initial_workers": "1", "synchronous": "true"}
+    requests.post(f"{deployment.management}/models", params=query, timeout=120)
+    assert deployment.describe("2.0")["batchSize"] == 16
+    assert deployment.describe("2.0")["maxBatchDelay"] == 1
+
+
+def test_serves_after_a_restart_what_is_released(deployment: Deployment, second: Path) -> None:
+    deployment.add(second)
+    deployment.release(default="2.0", versions=["1.0", "2.0"])
+    deployment.start()
+    assert label(deployment) == ("2.0", "truck")
+
+    url = f"{deployment.management}/models/cifar10/1.0/set-default"
+    assert requests.put(url, timeout=60).status_code == 200
+    assert label(deployment) == ("1.0", "cat")
+    with pytest.raises(Exception, match=r"cifar10's default is 1\.0, but 2\.0 is released"):
+        deployment.server.check()
+
+    deployment.stop()
+    deployment.start()
+    assert label(deployment) == ("2.0", "truck")
+    assert label(deployment, "1.0") == ("1.0", "cat")
+
+
+def test_serves_what_is_released_after_a_crash(deployment: Deployment, second: Path) -> None:
+    deployment.add(second)
+    deployment.release(default="1.0", versions=["1.0", "2.0"])
+    deployment.start()
+    requests.put(f"{deployment.management}/models/cifar10/2.0/set-default", timeout=60)
+    process = deployment.server.process()
+    assert process is not None
+    workers = process.children(recursive=True)
+    process.kill()
+    process.wait(60)
+    deadline = time.monotonic() + 60
+    while any(worker.is_running() for worker in workers):
+        assert time.monotonic() < deadline, "workers outlived their server"
+    assert deployment.server.process() is None
+
+    deployment.start()
+    assert label(deployment) == ("1.0", "cat")
+    assert label(deployment, "2.0") == ("2.0", "truck")

@@ -12,7 +12,7 @@ import numpy as np
 from classifier import bundle, releases, store
 from classifier.errors import ClassifierError
 
-from .data import Images, load
+from .data import DataError, Images, load
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +52,7 @@ def main() -> int:
         archive = store.find(Path("model_store"), reference)
         images = load(train=False, root=arguments.data)
         measured = accuracy(bundle.load(archive), images)
-    except (ClassifierError, FileNotFoundError, RuntimeError) as error:
+    except (ClassifierError, DataError) as error:
         print(f"make evaluate: {error}", file=sys.stderr)
         return 1
     print(f"{archive}: {measured:.2%} of {len(images.targets):,} test images")

@@ -7,8 +7,11 @@ import json
 import signal
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
 
 import torch
 import torchvision
@@ -19,44 +22,49 @@ import model
 from model.classifier import read_labels
 from model.weights import LOCK, WEIGHTS, digest
 
-from .data import load
+from .data import DataError, load
 from .evaluate import accuracy
 from .recipe import Recipe
 from .trainer import ResumeError, Trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LABELS = Path("model/index_to_name.json")
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_EVERY = 60.0  # seconds
 
 
-class _Interrupt:
-    """Notes Ctrl-C and SIGTERM, so that the step at hand ends and a checkpoint is written."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-
-    def _note(self, *_: object) -> None:
-        self.asked = True
+@contextmanager
+def _interrupts() -> Iterator[Event]:
+    """Note Ctrl-C and SIGTERM, so that the step at hand ends and a checkpoint is written."""
+    asked = Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: asked.set()) for number in numbers]
+    try:
+        yield asked
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def run(trainer: Trainer, checkpoint: Path) -> bool:
     """Train to the end with a progress bar, writing checkpoints; False if interrupted."""
-    interrupt, saved = _Interrupt(), time.monotonic()
+    saved = time.monotonic()
     batch = trainer.recipe.batch
     done, total = trainer.step * batch, trainer.steps * batch
-    with tqdm(total=total, initial=done, unit=" images", unit_scale=True) as bar:
+    progress = tqdm(total=total, initial=done, unit=" images", unit_scale=True)
+    with progress as bar, _interrupts() as interrupted:
         while trainer.step < trainer.steps:
             epoch = trainer.step // trainer.steps_per_epoch + 1
             bar.set_description(f"epoch {epoch} of {trainer.recipe.epochs}", refresh=False)
             loss, right = trainer.advance()
             bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{right:.3f}", refresh=False)
             bar.update(batch)
-            if interrupt.asked or time.monotonic() - saved > CHECKPOINT_EVERY:
+            if interrupted.is_set() or time.monotonic() - saved > CHECKPOINT_EVERY:
                 trainer.save(checkpoint)
                 saved = time.monotonic()
-            if interrupt.asked:
+            if interrupted.is_set():
                 return False
     trainer.save(checkpoint)
     return True
@@ -109,7 +117,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         return train(Recipe(epochs=arguments.epochs), arguments.data, arguments.out)
-    except (ResumeError, FileNotFoundError, RuntimeError) as error:
+    except (ResumeError, DataError) as error:
         print(f"make train: {error}", file=sys.stderr)
         return 1
 

@@ -83,7 +83,8 @@ class Trainer:
         loss.backward()
         self.optimizer.step()
         self.average.update_parameters(self.net)
-        self.log.append((float(loss), float((logits.argmax(1) == targets).float().mean())))
+        right = (logits.argmax(1) == targets).float().mean()
+        self.log.append((loss.item(), right.item()))
         return self.log[-1]
 
     def weights(self) -> dict[str, torch.Tensor]:

@@ -1,0 +1,85 @@
+"""README: its commands run as printed, and it tells of all there are."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+    from .deployment import Deployment
+
+README = Path("README.md").read_text()
+PUBLISHED = {
+    "http://127.0.0.1:8080": "inference_address",
+    "http://127.0.0.1:8081": "management_address",
+    "127.0.0.1:7070": "grpc_inference_port",
+}
+
+
+def blocks(language: str) -> list[str]:
+    """Return the code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def lines(start: str) -> list[str]:
+    return [line for block in blocks("sh") for line in block.splitlines() if line.startswith(start)]
+
+
+def elsewhere(text: str, deployment: Deployment) -> str:
+    """Put a test server's addresses in the place of the published ones."""
+    for published, key in PUBLISHED.items():
+        address = deployment.port(key)
+        text = text.replace(published, address if ":" in address else f"127.0.0.1:{address}")
+    return text
+
+
+def test_curl_lines_work_as_printed(deployment: Deployment, store: Path) -> None:
+    assert shutil.which("curl"), "these tests need curl"
+    deployment.start()
+    shutil.copy(store / "cifar10-1.0.mar", deployment.place.model_store)
+    store_option = f"--store={deployment.place.model_store}"
+    made = [sys.executable, "-m", "classifier", "archive", "--version=2.0", store_option]
+    subprocess.run(made, check=True, capture_output=True)  # make archive VERSION=2.0
+    commands = lines("curl")
+    assert len(commands) >= 12
+    for command in commands:
+        shown = elsewhere(command, deployment).replace("curl", "curl -sS --fail-with-body", 1)
+        bash = ["/bin/bash", "-c", shown]
+        done = subprocess.run(bash, capture_output=True, text=True, timeout=120)
+        if "README.md" in command:
+            assert done.stdout.strip() in README, "the answer that README shows"
+            assert done.returncode == 22
+        else:
+            assert done.returncode == 0, f"{command}: {done.stdout} {done.stderr}"
+    deployment.server.check()  # they end where they began
+
+
+def test_python_blocks_work_as_printed(
+    shared_deployment: Deployment, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for block in blocks("python"):
+        code = elsewhere(block, shared_deployment).replace('"model_store/', f'"{store}/')
+        exec(code, {})  # noqa: S102
+        assert "cat" in capsys.readouterr().out
+
+
+def test_every_make_target_is_documented() -> None:
+    makefile = Path("Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    for target in phony.split():
+        assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE), f"{target} tells no help"
+        assert target in ("lint", "clean") or f"make {target}" in README, target
+
+
+def test_every_file_that_readme_names_is_there() -> None:
+    named = re.findall(r"\]\(([\w./-]+)\)|`((?:\w+/)+[\w.]*)`", README)
+    generated = ("run/", "data/", ".venv/", "../")
+    for link, path in named:
+        name = link or path
+        assert name.startswith(generated) or Path(name).exists(), name

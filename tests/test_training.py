@@ -1,0 +1,174 @@
+"""Training: it learns, it can be interrupted, and what it writes can be archived."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from model import Classifier
+from model.weights import digest, fit, read
+from training import augment, data, evaluate, train
+from training.data import DataError, Images
+from training.recipe import Recipe
+from training.trainer import ResumeError, Trainer
+
+RECIPE = Recipe(epochs=2, batch=32, peak_rate=0.05)
+
+
+def blobs(count: int) -> Images:
+    """Images whose brightness tells their class, of two."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(count) % 2
+    noise = torch.randint(100, (count, 32, 32, 3), generator=generator)
+    return Images((noise + 150 * targets.view(-1, 1, 1, 1)).to(torch.uint8), targets)
+
+
+def trainer(recipe: Recipe = RECIPE, kind: type[Trainer] = Trainer) -> Trainer:
+    return kind(recipe, blobs(128), classes=2, device="cpu")
+
+
+def sha256(trained: Trainer) -> str:
+    return str(digest(save(trained.weights()))["sha256"])
+
+
+class InterruptedTrainer(Trainer):
+    """Gets Ctrl-C in its third step."""
+
+    def advance(self) -> tuple[float, float]:
+        """Take a step; in the third, be interrupted."""
+        result = super().advance()
+        if self.step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+
+def test_learns(tmp_path: Path) -> None:
+    trained = trainer(replace(RECIPE, epochs=6, averaging=0.5))
+    assert train.run(trained, tmp_path / "checkpoint.pt")
+    assert evaluate.accuracy(Classifier(fit(trained.weights(), 2), "ab"), blobs(40)) == 1.0
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole = trainer()
+    assert train.run(whole, tmp_path / "whole.pt")
+
+    checkpoint = tmp_path / "parts.pt"
+    assert not train.run(trainer(kind=InterruptedTrainer), checkpoint)
+    resumed = trainer()
+    resumed.resume(checkpoint)
+    assert resumed.step == 3
+    assert train.run(resumed, checkpoint)
+    assert sha256(resumed) == sha256(whole)
+    assert resumed.log == whole.log
+    assert sha256(trainer(replace(RECIPE, seed=1))) != sha256(trainer()), "the seed matters"
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    trainer().save(tmp_path / "checkpoint.pt")
+    with pytest.raises(ResumeError, match="of another recipe"):
+        trainer(replace(RECIPE, epochs=3)).resume(tmp_path / "checkpoint.pt")
+
+
+def test_an_interrupt_that_comes_while_a_checkpoint_is_written_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    trained = trainer()
+    trained.save(path)
+
+    def half(_: object, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        trained.save(path)
+    trainer().resume(path)
+
+
+def test_what_is_written_is_locked(tmp_path: Path) -> None:
+    trained = trainer()
+    train.write(trained, tmp_path, test_accuracy=0.5)
+    state = read(tmp_path / "weights.safetensors", tmp_path / "weights.lock")
+    assert state.keys() == trained.net.state_dict().keys()
+    lock = json.loads((tmp_path / "weights.lock").read_text())
+    assert lock["accuracy"] == {"cifar10-test": 0.5}
+    assert lock["recipe"]["epochs"] == 2
+
+
+def test_the_released_weights_are_of_the_recipe() -> None:
+    lock = json.loads(Path("model/weights.lock").read_text())
+    assert lock["recipe"] == json.loads(json.dumps(Recipe().__dict__))
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
+    recipe = Recipe(peak_rate=1.0, warmup=0.25)
+    rates = [recipe.rate(step, 100) for step in range(100)]
+    assert max(rates) == pytest.approx(1.0)
+    assert rates.index(max(rates)) == 24
+    assert rates[-1] == 0
+    assert rates[:25] == sorted(rates[:25])
+    assert rates[24:] == sorted(rates[24:], reverse=True)
+
+
+def test_shifts_move_in_reflections() -> None:
+    images = torch.arange(32.0).view(1, 1, 1, 32).expand(64, 3, 32, 32)
+    shifted = augment.shift(images, torch.Generator().manual_seed(0))
+    lefts = set()
+    for image in shifted:
+        row = image[0, 0].tolist()
+        offset = row.index(16) - 16
+        assert -augment.SHIFT <= offset <= augment.SHIFT
+        assert row == [31 - abs(31 - abs(x - offset)) for x in range(32)]
+        lefts.add(offset)
+    assert len(lefts) > 4
+
+
+def test_flips_those_that_are_asked_for() -> None:
+    images = torch.rand(2, 3, 4, 4)
+    flipped = augment.flip(images, torch.tensor([True, False]))
+    assert torch.equal(flipped[0], images[0].flip(2))
+    assert torch.equal(flipped[1], images[1])
+
+
+def test_says_where_there_is_no_data(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no cifar-10-batches-py"):
+        data.load(train=True, root=str(tmp_path))
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(DataError, match="can't be read"):
+        data.load(train=True, root=str(tmp_path))
+
+
+def test_finds_the_data_where_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path))
+    assert data.find() == tmp_path
+    assert data.find("elsewhere") is None
+
+
+def test_each_image_is_seen_once_an_epoch_and_mirrored_in_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(augment, "SHIFT", 0)
+    numbered = Images(blobs(128).pixels, torch.arange(128))
+    trained = Trainer(RECIPE, numbered, classes=2, device="cpu")
+    seen = []
+    for _ in range(8):
+        seen.append(trained._batch())
+        trained.log.append((0.0, 0.0))
+    epochs = [
+        {
+            int(t): image
+            for images, targets in part
+            for image, t in zip(images, targets, strict=True)
+        }
+        for part in (seen[:4], seen[4:])
+    ]
+    assert [len(epoch) for epoch in epochs] == [128, 128]
+    assert all(torch.equal(epochs[0][i], epochs[1][i].flip(2)) for i in range(128))

@@ -46,7 +46,7 @@ class Classifier:
         Returns:
             float32 N×classes in [0, 1]; each row adds up to 1.
         """
-        batch = torch.from_numpy(pixels).to(self.device)
+        batch = torch.tensor(pixels).to(self.device)  # a copy: images of PIL are read-only
         logits = self.net(image.normalise(batch))
         result: NDArray[np.float32] = logits.softmax(dim=1).cpu().numpy()
         return result

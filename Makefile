@@ -23,14 +23,14 @@ stop: $(READY) ## stop what `make serve` started
 status: $(READY) ## tell whether the server serves what releases.toml says
 	@$(BIN)/classifier status
 
-archive: $(READY) ## build an archive: make archive [VERSION=1.0] [WEIGHTS=path] [STORE=model_store]
-	@$(BIN)/classifier archive $(if $(VERSION),--version '$(VERSION)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') $(if $(STORE),--store '$(STORE)')
+archive: $(READY) ## build an archive: make archive [NAME=cifar10] [VERSION=1.0] [WEIGHTS=path] [STORE=model_store]
+	@$(BIN)/classifier archive $(if $(NAME),--model '$(NAME)') $(if $(VERSION),--version '$(VERSION)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') $(if $(STORE),--store '$(STORE)')
 
-train: $(READY) ## train on CIFAR-10: make train [EPOCHS=30] [DATA=dir] [OUT=run/train]
-	@$(TRAIN_ENV) $(BIN)/python -m training.train $(if $(EPOCHS),--epochs '$(EPOCHS)') $(if $(DATA),--data '$(DATA)') $(if $(OUT),--out '$(OUT)')
+train: $(READY) ## train: make train [EPOCHS=30] [DATA=dir] [NAME=cifar10] [OUT=run/train/cifar10]
+	@$(TRAIN_ENV) $(BIN)/python -m training.train $(if $(EPOCHS),--epochs '$(EPOCHS)') $(if $(DATA),--data '$(DATA)') $(if $(NAME),--name '$(NAME)') $(if $(OUT),--out '$(OUT)')
 
-evaluate: $(READY) ## top-1 of an archive on the test images: make evaluate [ARCHIVE=cifar10:1.0] [DATA=dir]
-	@$(BIN)/python -m training.evaluate $(if $(ARCHIVE),--archive '$(ARCHIVE)') $(if $(DATA),--data '$(DATA)')
+evaluate: $(READY) ## top-1 on held-out images: make evaluate [ARCHIVE=cifar10:1.0] [SERVER=http://…] [DATA=dir]
+	@$(BIN)/python -m training.evaluate $(if $(ARCHIVE),--archive '$(ARCHIVE)') $(if $(SERVER),--server '$(SERVER)') $(if $(DATA),--data '$(DATA)')
 
 test: $(READY) ## run the tests, against a real TorchServe
 	@$(BIN)/python -m pytest

@@ -54,7 +54,8 @@ def build(model: str, version: str, weights: Path, target: Path, project: Path =
         model: the name under which TorchServe serves it.
         version: by PEP 440.
         weights: a safetensors file, or a state dict saved by torch (.pth, .pt). A lock beside it
-            (the same name with .lock) is checked; the released weights must have one.
+            (the same name with .lock) is checked; the released weights must have one. Labels
+            beside it (index_to_name.json) travel in the place of the project's.
         target: the folder for the archive: the model store.
         project: the folder that holds handler/ and model/.
 
@@ -65,7 +66,8 @@ def build(model: str, version: str, weights: Path, target: Path, project: Path =
         ArchiveError: a file is missing, or the weights don't fit the net or their lock.
     """
     store.check_version(version)
-    content = _contents(read_weights(weights, must_be_locked=weights == Path(WEIGHTS)), project)
+    found = read_weights(weights, must_be_locked=weights == Path(WEIGHTS))
+    content = _contents(found, _labels(weights, project), project)
     path = target / store.file_name(model, version)
     with tempfile.TemporaryDirectory(prefix="archive-") as temporary:
         stage = Path(temporary)
@@ -79,6 +81,11 @@ def build(model: str, version: str, weights: Path, target: Path, project: Path =
         _zip(folder, partial)
     os.replace(partial, path)
     return path
+
+
+def default_weights(model: str) -> Path:
+    """Return the released weights, or those that `make train NAME=model` made."""
+    return Path(WEIGHTS if model == MODEL else f"run/train/{model}/weights.safetensors")
 
 
 def is_outdated(archive: Path, project: Path = Path()) -> bool:
@@ -97,7 +104,8 @@ def is_outdated(archive: Path, project: Path = Path()) -> bool:
     except zipfile.BadZipFile:
         raise ArchiveError(f"{archive} is damaged: `make archive` builds it anew") from None
     has.pop("MAR-INF/MANIFEST.json", None)
-    wants = _contents(read_weights(project / WEIGHTS, must_be_locked=True), project)
+    weights = read_weights(project / WEIGHTS, must_be_locked=True)
+    wants = _contents(weights, project / LABELS, project)
     return has.get("weights.lock") == wants["weights.lock"] and has != wants
 
 
@@ -134,12 +142,19 @@ def _convert(path: Path) -> bytes:
         ) from error
 
 
-def _contents(weights: Weights, project: Path) -> dict[str, bytes]:
+def _labels(weights: Path, project: Path) -> Path:
+    """Return the labels beside the weights, where training put them, or else the project's."""
+    own = weights.with_name(Path(LABELS).name)
+    return own if own.is_file() else project / LABELS
+
+
+def _contents(weights: Weights, labels: Path, project: Path) -> dict[str, bytes]:
     """Return what an archive holds, besides its manifest, by name in the archive."""
-    places = {name: name for name in TRAVELS}
-    places |= {Path(name).name: name for name in (HANDLER, LABELS, CONFIG, REQUIREMENTS)}
+    places = {name: project / name for name in TRAVELS}
+    places |= {Path(name).name: project / name for name in (HANDLER, CONFIG, REQUIREMENTS)}
+    places[Path(LABELS).name] = labels
     try:
-        files = {place: (project / name).read_bytes() for place, name in places.items()}
+        files = {place: path.read_bytes() for place, path in places.items()}
     except FileNotFoundError as error:
         missing = error.filename
         raise ArchiveError(f"{missing} is missing: run this in the project's folder") from None

@@ -32,13 +32,17 @@ Config = Annotated[Path, typer.Option(help="TorchServe's configuration, without 
 def archive(
     model: Annotated[str, typer.Option(help="Name under which it is served.")] = archives.MODEL,
     version: Annotated[str, typer.Option(help="Version, by PEP 440.")] = archives.VERSION,
-    weights: Annotated[Path, typer.Option(help="safetensors, or a state dict (.pth).")] = Path(
-        archives.WEIGHTS
-    ),
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="safetensors, or a state dict (.pth); if absent, the released ones, or "
+            "what `make train` made under another name."
+        ),
+    ] = None,
     store: Store = Place.model_store,
 ) -> None:
-    """Build an archive: classifier archive --version 2.0 --weights run/train/weights.safetensors"""
-    typer.echo(archives.build(model, version, weights, store))
+    """Build an archive: classifier archive --version 2.0 --weights net.pth"""
+    typer.echo(archives.build(model, version, weights or archives.default_weights(model), store))
 
 
 @app.command()

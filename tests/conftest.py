@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from classifier import archive
-from training import data
+from training import cifar10
 
 from .deployment import Deployment
 
@@ -63,12 +63,12 @@ def deployment(store: Path, tmp_path: Path) -> Iterator[Deployment]:
 @pytest.fixture(scope="session")
 def test_images() -> Images:
     """CIFAR-10's test images; where they should be there, their absence is a failure."""
-    if data.find() is None:
+    if cifar10.find() is None:
         message = "CIFAR-10 is in none of CIFAR10_ROOT, data/, ../shared/cifar10"
         if os.environ.get("REQUIRE_CIFAR10"):
             pytest.fail(message)
         pytest.skip(message)
-    return data.load(train=False)
+    return cifar10.load(train=False)
 
 
 @pytest.hookimpl(wrapper=True)

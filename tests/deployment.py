@@ -78,10 +78,12 @@ class Deployment:
         """Put an archive into the store."""
         shutil.copy(archive, self.place.model_store)
 
-    def release(self, default: str, versions: list[str], workers: int = 1) -> None:
+    def release(
+        self, default: str, versions: list[str], workers: int = 1, model: str = "cifar10"
+    ) -> None:
         """Write releases.toml."""
         self.place.releases.write_text(
-            f'[cifar10]\ndefault = "{default}"\nversions = {versions}\nworkers = {workers}\n'
+            f'[{model}]\ndefault = "{default}"\nversions = {versions}\nworkers = {workers}\n'
         )
 
     def start(self) -> None:

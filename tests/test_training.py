@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import signal
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save
 
 from model import Classifier
+from model.classifier import read_labels
 from model.weights import digest, fit, read
-from training import augment, data, evaluate, train
-from training.data import DataError, Images
+from training import augment, cifar10, evaluate, train
+from training.data import DataError, Dataset, Images
 from training.recipe import Recipe
 from training.trainer import ResumeError, Trainer
 
@@ -94,17 +96,28 @@ def test_an_interrupt_that_comes_while_a_checkpoint_is_written_loses_nothing(
 
 def test_what_is_written_is_locked(tmp_path: Path) -> None:
     trained = trainer()
-    train.write(trained, tmp_path, test_accuracy=0.5)
+    assert train.run(trained, tmp_path / "checkpoint.pt")
+    dataset = Dataset(("dark", "light"), blobs(128), blobs(40), "val")
+    measured = train._measure(trained, dataset)
+    train.write(trained, dataset, measured, tmp_path)
     state = read(tmp_path / "weights.safetensors", tmp_path / "weights.lock")
     assert state.keys() == trained.net.state_dict().keys()
     lock = json.loads((tmp_path / "weights.lock").read_text())
-    assert lock["accuracy"] == {"cifar10-test": 0.5}
+    assert lock["accuracy"] == {"val": measured.accuracy}
     assert lock["recipe"]["epochs"] == 2
+    assert read_labels(tmp_path / "index_to_name.json") == ["dark", "light"]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["accuracy"] == measured.accuracy
+    assert len(metrics["epochs"]) == 2
+    for name in ("curves.png", "confusion.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.width > 500
 
 
 def test_the_released_weights_are_of_the_recipe() -> None:
     lock = json.loads(Path("model/weights.lock").read_text())
-    assert lock["recipe"] == json.loads(json.dumps(Recipe().__dict__))
+    assert lock["recipe"] == json.loads(json.dumps(asdict(Recipe())))
+    assert Recipe.for_images(50_000) == Recipe()
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
@@ -139,17 +152,17 @@ def test_flips_those_that_are_asked_for() -> None:
 
 def test_says_where_there_is_no_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no cifar-10-batches-py"):
-        data.load(train=True, root=str(tmp_path))
+        cifar10.load(train=True, root=str(tmp_path))
     (tmp_path / "cifar-10-batches-py").mkdir()
     with pytest.raises(DataError, match="can't be read"):
-        data.load(train=True, root=str(tmp_path))
+        cifar10.load(train=True, root=str(tmp_path))
 
 
 def test_finds_the_data_where_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path))
-    assert data.find() == tmp_path
-    assert data.find("elsewhere") is None
+    assert cifar10.find() == tmp_path
+    assert cifar10.find("elsewhere") is None
 
 
 def test_each_image_is_seen_once_an_epoch_and_mirrored_in_the_next(

@@ -1,54 +1,64 @@
-"""CIFAR-10, through torchvision's own loader."""
+"""Labelled images to train on and to measure with: CIFAR-10, or a folder of one's own."""
 
 from __future__ import annotations
 
-import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torchvision.datasets import CIFAR10
 
-ROOTS = ("data", "../shared/cifar10")
-"""Where CIFAR-10 is looked for when neither DATA nor CIFAR10_ROOT says where it is."""
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class DataError(ValueError):
-    """The data set is missing or damaged; the message says where."""
+    """A data set is missing or can't be used; the message names the path."""
 
 
 class Images(NamedTuple):
-    """A data set in memory: pixels uint8 N×32×32×3 in RGB, targets int64 N."""
+    """Labelled images in memory: pixels uint8 N×32×32×3 in RGB, targets int64 N."""
 
     pixels: torch.Tensor
     targets: torch.Tensor
 
+    @staticmethod
+    def of(pixels: NDArray[np.uint8], targets: Sequence[int]) -> Images:
+        """Take pixels and targets as they come from a file."""
+        return Images(torch.tensor(pixels), torch.tensor(targets, dtype=torch.int64))
 
-def find(root: str | None = None) -> Path | None:
-    """Return the folder that holds `cifar-10-batches-py`, or None where there is none.
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is trained on, and what was kept out to measure with."""
+
+    labels: tuple[str, ...]
+    train: Images
+    held_out: Images
+    held_out_name: str
+
+
+def load(root: str | None = None) -> Dataset:
+    """Load a data set.
 
     Args:
-        root: the only folder to look in; else CIFAR10_ROOT, and else each of ROOTS.
-    """
-    root = root or os.environ.get("CIFAR10_ROOT")
-    candidates = [root] if root else ROOTS
-    return next((Path(r) for r in candidates if (Path(r) / CIFAR10.base_folder).is_dir()), None)
-
-
-def load(train: bool, root: str | None = None) -> Images:
-    """Load the 50,000 training or the 10,000 test images; downloads them to data/ if missing.
+        root: holds `train/<class>/*` and `val/<class>/*`, or CIFAR-10 in torchvision's format;
+            None: CIFAR-10, wherever it is found.
 
     Raises:
-        DataError: the folder that was asked for holds no CIFAR-10, files are damaged, or the
-            download failed.
+        DataError: there is no such data, or it can't be used.
 
     """
-    found = find(root)
-    if found is None and root:
-        raise DataError(f"{root} holds no {CIFAR10.base_folder}, as torchvision's CIFAR-10 does")
-    folder = found or Path(os.environ.get("CIFAR10_ROOT", ROOTS[0]))
-    try:
-        data = CIFAR10(folder, train=train, download=found is None)
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"CIFAR-10 can't be read from {folder}, nor downloaded: {error}") from None
-    return Images(torch.from_numpy(data.data), torch.tensor(data.targets))
+    from . import cifar10, imagefolder
+
+    if root is None or cifar10.is_in(Path(root)):
+        return Dataset(
+            labels=cifar10.LABELS,
+            train=cifar10.load(train=True, root=root),
+            held_out=cifar10.load(train=False, root=root),
+            held_out_name="cifar10-test",
+        )
+    return imagefolder.load(Path(root))

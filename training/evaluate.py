@@ -1,13 +1,18 @@
-"""Measure a classifier on labelled images."""
+"""Measure a classifier on labelled images: out of an archive, or on a running server."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import requests
+from PIL import Image
+from tqdm import tqdm
 
 from classifier import bundle, releases, store
 from classifier.errors import ClassifierError
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH = 250
+CONNECTIONS = 32
 
 
 class Classifies(Protocol):
@@ -25,6 +31,10 @@ class Classifies(Protocol):
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 N×32×32×3 pixels to float32 N×classes probabilities."""
+
+
+class ServerError(RuntimeError):
+    """A server answered something else than labels."""
 
 
 def probabilities(classifier: Classifies, images: Images) -> NDArray[np.float32]:
@@ -40,23 +50,72 @@ def accuracy(classifier: Classifies, images: Images) -> float:
     return float(right.mean())
 
 
+def served_accuracy(url: str, images: Images, labels: tuple[str, ...]) -> float:
+    """Return the share of images, in [0, 1], that a server labels right, each sent as a PNG.
+
+    Args:
+        url: of the model, such as http://127.0.0.1:8080/predictions/cifar10.
+        images: uint8 32×32 pixels and their targets.
+        labels: in the order of the targets.
+
+    Raises:
+        ServerError: an answer is none.
+
+    """
+    with requests.Session() as session, ThreadPoolExecutor(CONNECTIONS) as pool:
+        adapter = requests.adapters.HTTPAdapter(pool_maxsize=CONNECTIONS)
+        session.mount("http", adapter)
+
+        def label(pixels: NDArray[np.uint8]) -> str:
+            answer = session.put(url, data=_png(pixels), timeout=60)
+            if not answer.ok:
+                raise ServerError(f"{url} answers {answer.status_code}: {answer.text}")
+            return str(next(iter(answer.json())))
+
+        answers = tqdm(
+            pool.map(label, images.pixels.numpy()), total=len(images.targets), unit=" images"
+        )
+        right = [labels[t] == got for t, got in zip(images.targets.tolist(), answers, strict=True)]
+    return float(np.mean(right))
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def main() -> int:
-    """Print the accuracy of the weights that an archive holds: `make evaluate`."""
+    """Print the accuracy of an archive's weights, or of a running server: `make evaluate`."""
     parser = argparse.ArgumentParser(prog="make evaluate", description=main.__doc__)
     parser.add_argument("--archive", help="model:version in the model store; else the default")
-    parser.add_argument("--data", help="folder that holds cifar-10-batches-py")
+    parser.add_argument("--data", help="val/<class>/*, or CIFAR-10")
+    parser.add_argument("--server", help="inference address, such as http://127.0.0.1:8080")
     arguments = parser.parse_args()
     try:
-        release = releases.read(Path("releases.toml"))[0]
-        reference = arguments.archive or f"{release.model}:{release.default}"
-        archive = store.find(Path("model_store"), reference)
-        images = load(train=False, root=arguments.data)
-        measured = accuracy(bundle.load(archive), images)
-    except (ClassifierError, DataError) as error:
+        print(evaluate(arguments.archive, arguments.data, arguments.server))
+    except (ClassifierError, DataError, ServerError, requests.RequestException) as error:
         print(f"make evaluate: {error}", file=sys.stderr)
         return 1
-    print(f"{archive}: {measured:.2%} of {len(images.targets):,} test images")
     return 0
+
+
+def evaluate(reference: str | None, root: str | None, server: str | None) -> str:
+    """Measure on a data set's held-out images; return what was found, in words."""
+    release = releases.read(Path("releases.toml"))[0]
+    model, _, version = (reference or f"{release.model}:{release.default}").partition(":")
+    dataset = load(root)
+    if server:
+        where = f"{server.rstrip('/')}/predictions/{model}/{version}".rstrip("/")
+        measured = served_accuracy(where, dataset.held_out, dataset.labels)
+    else:
+        archive = store.find(Path("model_store"), f"{model}:{version}")
+        where, classifier = str(archive), bundle.load(archive)
+        if classifier.labels != dataset.labels:
+            raise DataError(f"{root} has classes {dataset.labels}, {where} {classifier.labels}")
+        measured = accuracy(classifier, dataset.held_out)
+    count = len(dataset.held_out.targets)
+    return f"{where}: {measured:.2%} of {count:,} images right ({dataset.held_out_name})"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+FEWEST_STEPS = 2000
+"""Steps that a training set is given even if it is small."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,23 @@ class Recipe:
     dropout: tuple[float, float, float, float] = (0.05, 0.05, 0.1, 0.2)
     averaging: float = 0.998  # what the average keeps of itself at each step
     seed: int = 0
+
+    @classmethod
+    def for_images(cls, count: int, epochs: int | None = None) -> Recipe:
+        """Return the recipe for a training set of so many images; for CIFAR-10 the default one.
+
+        A small set gets small batches, a rate to match, and more epochs where none are asked for;
+        a short run averages over fewer steps, so that its beginning is forgotten.
+        """
+        batch = min(cls.batch, count, max(16, count // 20))
+        steps = count // batch
+        epochs = epochs or max(cls.epochs, math.ceil(FEWEST_STEPS / steps))
+        return cls(
+            epochs=epochs,
+            batch=batch,
+            peak_rate=cls.peak_rate * batch / cls.batch,
+            averaging=max(0.0, min(cls.averaging, 1 - 10 / (epochs * steps))),
+        )
 
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate of a step in [0, steps): up to the peak, then down to 0."""

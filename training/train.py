@@ -1,4 +1,4 @@
-"""Train the net on CIFAR-10 and write its weights and their lock: `make train`."""
+"""Train the net and write its weights, their lock and a report: `make train`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -18,34 +19,53 @@ import torchvision
 from safetensors.torch import save
 from tqdm import tqdm
 
-import model
-from model.classifier import read_labels
-from model.weights import LOCK, WEIGHTS, digest
+from model import Classifier
+from model.weights import LOCK, WEIGHTS, digest, fit
 
-from .data import DataError, load
-from .evaluate import accuracy
+from . import data, report
+from .evaluate import probabilities
+from .metrics import measure
 from .recipe import Recipe
 from .trainer import ResumeError, Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LABELS = Path("model/index_to_name.json")
+    from .data import Dataset
+    from .metrics import Metrics
+
+LABELS = "index_to_name.json"
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_EVERY = 60.0  # seconds
+TRIAL_STEPS = 4  # measured before the start, to say how long it will take
 
 
-@contextmanager
-def _interrupts() -> Iterator[Event]:
-    """Note Ctrl-C and SIGTERM, so that the step at hand ends and a checkpoint is written."""
-    asked = Event()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: asked.set()) for number in numbers]
-    try:
-        yield asked
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+def train(recipe: Recipe, dataset: Dataset, out: Path) -> bool:
+    """Train, or go on where an earlier call was interrupted; False if interrupted again.
+
+    Raises:
+        ResumeError: the folder holds the checkpoint of another run.
+
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    seconds = _seconds_a_step(recipe, dataset, device)
+    trainer = Trainer(recipe, dataset.train, len(dataset.labels), device)
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / CHECKPOINT
+    if checkpoint.exists():
+        trainer.resume(checkpoint)
+        print(f"Going on at step {trainer.step} of {trainer.steps} from {checkpoint}")
+    _announce(trainer, dataset, seconds)
+    if not run(trainer, checkpoint):
+        print(f"Interrupted. The same command goes on from {checkpoint}")
+        return False
+    measured = _measure(trainer, dataset)
+    write(trainer, dataset, measured, out)
+    print(
+        f"{out / WEIGHTS}: {measured.accuracy:.2%} of {measured.images:,} images right "
+        f"({dataset.held_out_name}); what to look at is beside it"
+    )
+    return True
 
 
 def run(trainer: Trainer, checkpoint: Path) -> bool:
@@ -70,13 +90,16 @@ def run(trainer: Trainer, checkpoint: Path) -> bool:
     return True
 
 
-def write(trainer: Trainer, out: Path, test_accuracy: float) -> None:
-    """Write the weights and, last, their lock."""
-    data = save(trainer.weights())
-    (out / WEIGHTS).write_bytes(data)
+def write(trainer: Trainer, dataset: Dataset, measured: Metrics, out: Path) -> None:
+    """Write a report, the labels, the weights and, last, their lock."""
+    report.write(trainer, measured, dataset.held_out_name, out)
+    names = {str(index): label for index, label in enumerate(dataset.labels)}
+    (out / LABELS).write_text(json.dumps(names, indent=2) + "\n")
+    weights = save(trainer.weights())
+    (out / WEIGHTS).write_bytes(weights)
     lock = {
-        **digest(data),
-        "accuracy": {"cifar10-test": test_accuracy},
+        **digest(weights),
+        "accuracy": {dataset.held_out_name: measured.accuracy},
         "recipe": asdict(trainer.recipe),
         "trained_with": {
             "torch": torch.__version__.partition("+")[0],
@@ -88,36 +111,60 @@ def write(trainer: Trainer, out: Path, test_accuracy: float) -> None:
     (out / LOCK).write_text(json.dumps(lock, indent=2) + "\n")
 
 
-def train(recipe: Recipe, data: str | None, out: Path) -> int:
-    """Train, or go on where an earlier call was interrupted; return the exit status."""
-    labels = read_labels(LABELS)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    trainer = Trainer(recipe, load(train=True, root=data), len(labels), device)
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / CHECKPOINT
-    if checkpoint.exists():
-        trainer.resume(checkpoint)
-        print(f"going on at step {trainer.step} of {trainer.steps} from {checkpoint}")
-    if not run(trainer, checkpoint):
-        print(f"interrupted; the same command goes on from {checkpoint}")
-        return 130
-    classifier = model.Classifier(model.weights.fit(trainer.weights(), len(labels)), labels)
-    measured = accuracy(classifier, load(train=False, root=data))
-    write(trainer, out, measured)
-    print(f"{out / WEIGHTS}: {measured:.2%} of the 10,000 test images")
-    return 0
+def _measure(trainer: Trainer, dataset: Dataset) -> Metrics:
+    net = fit(trainer.weights(), len(dataset.labels))
+    classifier = Classifier(net, dataset.labels, trainer.device)
+    found = probabilities(classifier, dataset.held_out)
+    return measure(found, dataset.held_out.targets.numpy(), dataset.labels)
+
+
+def _announce(trainer: Trainer, dataset: Dataset, seconds: float) -> None:
+    """Say what will be done, and how long that takes."""
+    left = timedelta(seconds=round(seconds * (trainer.steps - trainer.step)))
+    print(
+        f"{trainer.recipe.epochs} epochs of {len(dataset.train.targets):,} images in "
+        f"{len(dataset.labels)} classes on {trainer.device}: about {left} (h:mm:ss) at the speed "
+        f"of the first {TRIAL_STEPS} batches"
+    )
+
+
+def _seconds_a_step(recipe: Recipe, dataset: Dataset, device: str) -> float:
+    """Measure some steps of a run that is thrown away; the first one only warms up."""
+    trial = Trainer(recipe, dataset.train, len(dataset.labels), device)
+    trial.advance()
+    start = time.perf_counter()
+    for _ in range(TRIAL_STEPS):
+        trial.advance()
+    return (time.perf_counter() - start) / TRIAL_STEPS
+
+
+@contextmanager
+def _interrupts() -> Iterator[Event]:
+    """Note Ctrl-C and SIGTERM, so that the step at hand ends and a checkpoint is written."""
+    asked = Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: asked.set()) for number in numbers]
+    try:
+        yield asked
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def main() -> int:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="make train", description=__doc__)
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
-    parser.add_argument("--data", help="folder that holds cifar-10-batches-py")
-    parser.add_argument("--out", type=Path, default=Path("run/train"))
+    parser.add_argument("--epochs", type=int, help="fewer are quicker; the recipe's if absent")
+    parser.add_argument("--data", help="train/<class>/* and val/<class>/*, or CIFAR-10")
+    parser.add_argument("--name", default="cifar10", help="name of the model")
+    parser.add_argument("--out", type=Path, help="run/train/<name> if absent")
     arguments = parser.parse_args()
+    out = arguments.out or Path("run/train") / arguments.name
     try:
-        return train(Recipe(epochs=arguments.epochs), arguments.data, arguments.out)
-    except (ResumeError, DataError) as error:
+        dataset = data.load(arguments.data)
+        recipe = Recipe.for_images(len(dataset.train.targets), arguments.epochs)
+        return 0 if train(recipe, dataset, out) else 130
+    except (ResumeError, data.DataError) as error:
         print(f"make train: {error}", file=sys.stderr)
         return 1
 

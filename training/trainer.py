@@ -62,7 +62,7 @@ class Trainer:
             nesterov=True,
         )
         self.log: list[tuple[float, float]] = []  # loss and accuracy in [0, 1] of each step
-        self.steps_per_epoch = max(1, len(data.targets) // recipe.batch)
+        self.steps_per_epoch = len(data.targets) // recipe.batch
         self.steps = recipe.epochs * self.steps_per_epoch
         self.mirrored = torch.rand(len(data.targets), generator=self._generator(-1)) < 0.5
 

@@ -1,0 +1,65 @@
+"""Images of one's own: a folder for each class, in `train/` and in `val/`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from model.image import ImageError, decode
+
+from .data import DataError, Dataset, Images
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HELD_OUT = "val"
+
+
+def load(root: Path) -> Dataset:
+    """Load `root/train/<class>/*` and `root/val/<class>/*`; the classes are the labels, sorted.
+
+    The images go through the same preprocessing as those that are served.
+
+    Raises:
+        DataError: a folder or class is missing or empty, there is but one class, or a file is no
+            image that can be read.
+
+    """
+    train, held_out = root / "train", root / HELD_OUT
+    labels = _classes(train)
+    if len(labels) < 2:
+        raise DataError(f"{train} has one class ({labels[0]}): a classifier needs two or more")
+    unmatched = sorted(set(labels) ^ set(_classes(held_out)))
+    if unmatched:
+        has, lacks = (train, held_out) if unmatched[0] in labels else (held_out, train)
+        raise DataError(f"{has / unmatched[0]} is there, but {lacks / unmatched[0]} is not")
+    return Dataset(labels, _images(train, labels), _images(held_out, labels), HELD_OUT)
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    if not folder.is_dir():
+        raise DataError(f"{folder} is missing: images belong into {folder}/<class>/")
+    found = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    if not found:
+        raise DataError(f"{folder} holds no classes: images belong into {folder}/<class>/")
+    return found
+
+
+def _images(folder: Path, labels: tuple[str, ...]) -> Images:
+    files = [(path, i) for i, label in enumerate(labels) for path in _files(folder / label)]
+    pixels = np.empty((len(files), 32, 32, 3), np.uint8)
+    for row, (path, _) in zip(pixels, tqdm(files, desc=str(folder), unit=" images"), strict=True):
+        try:
+            row[:] = decode(path.read_bytes())
+        except (ImageError, OSError) as error:
+            raise DataError(f"{path}: {error}") from None
+    return Images.of(pixels, [target for _, target in files])
+
+
+def _files(folder: Path) -> list[Path]:
+    found = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    if not found:
+        raise DataError(f"{folder} holds no images")
+    return found

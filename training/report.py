@@ -1,0 +1,67 @@
+"""What a training run leaves to look at: curves, a confusion matrix, and metrics as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .metrics import Metrics
+    from .trainer import Trainer
+
+mpl.use("agg")  # files only: there may be no screen
+
+
+def write(trainer: Trainer, measured: Metrics, held_out: str, out: Path) -> None:
+    """Write curves.png, confusion.png and metrics.json to a folder."""
+    epochs = by_epoch(trainer)
+    metrics = {"held_out": held_out, **asdict(measured), "epochs": epochs}
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    curves(epochs).savefig(out / "curves.png", dpi=100)
+    confusion(measured, held_out).savefig(out / "confusion.png", dpi=100)
+
+
+def by_epoch(trainer: Trainer) -> list[dict[str, float]]:
+    """Return loss, accuracy (in [0, 1]) and last learning rate of each epoch, in training."""
+    log = np.array(trainer.log).reshape(-1, trainer.steps_per_epoch, 2)
+    last = [(i + 1) * trainer.steps_per_epoch - 1 for i in range(len(log))]
+    return [
+        {"loss": loss, "accuracy": accuracy, "rate": trainer.recipe.rate(step, trainer.steps)}
+        for (loss, accuracy), step in zip(log.mean(1).tolist(), last, strict=True)
+    ]
+
+
+def curves(epochs: list[dict[str, float]]) -> Figure:
+    """Draw loss, accuracy and learning rate by epoch."""
+    figure = Figure(figsize=(12, 3.5), layout="constrained")
+    titles = {"loss": "loss", "accuracy": "accuracy", "rate": "learning rate"}
+    for axes, (key, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+        axes.plot(range(1, len(epochs) + 1), [epoch[key] for epoch in epochs], marker=".")
+        axes.set_title(f"{title}, in training")
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def confusion(measured: Metrics, held_out: str) -> Figure:
+    """Draw how many images of each label were taken for which."""
+    labels, matrix = list(measured.by_label), np.array(measured.confusion)
+    figure = Figure(figsize=(7, 6.5), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(matrix / matrix.sum(1, keepdims=True), cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(labels)), labels, rotation=45)
+    axes.set_yticks(range(len(labels)), labels)
+    for (row, column), count in np.ndenumerate(matrix):
+        colour = "white" if count > matrix[row].sum() / 2 else "black"
+        axes.text(column, row, str(count), ha="center", va="center", color=colour)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("is")
+    axes.set_title(f"{measured.accuracy:.2%} of {measured.images:,} images right ({held_out})")
+    return figure

@@ -29,8 +29,8 @@ archive: $(READY) ## build an archive: make archive [NAME=cifar10] [VERSION=1.0]
 train: $(READY) ## train: make train [EPOCHS=30] [DATA=dir] [NAME=cifar10] [OUT=run/train/cifar10]
 	@$(TRAIN_ENV) $(BIN)/python -m training.train $(if $(EPOCHS),--epochs '$(EPOCHS)') $(if $(DATA),--data '$(DATA)') $(if $(NAME),--name '$(NAME)') $(if $(OUT),--out '$(OUT)')
 
-evaluate: $(READY) ## top-1 on held-out images: make evaluate [ARCHIVE=cifar10:1.0] [SERVER=http://…] [DATA=dir]
-	@$(BIN)/python -m training.evaluate $(if $(ARCHIVE),--archive '$(ARCHIVE)') $(if $(SERVER),--server '$(SERVER)') $(if $(DATA),--data '$(DATA)')
+evaluate: $(READY) ## top-1 on held-out images: make evaluate [ARCHIVE=cifar10:1.0] [SERVER=http://…] [DATA=dir] [ARRIVALS=1]
+	@$(BIN)/python -m training.evaluate $(if $(ARCHIVE),--archive '$(ARCHIVE)') $(if $(SERVER),--server '$(SERVER)') $(if $(DATA),--data '$(DATA)') $(if $(ARRIVALS),--arrivals)
 
 test: $(READY) ## run the tests, against a real TorchServe
 	@$(BIN)/python -m pytest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -77,6 +78,15 @@ class Server:
         Raises:
             ServerError: it does not come to that; what was started is stopped again.
         """
+        self.place.run.mkdir(parents=True, exist_ok=True)
+        with (self.place.run / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ServerError(f"another start in {self.place.run} is under way") from None
+            self._start()
+
+    def _start(self) -> None:
         archives = self._archives()
         self._check_ports()
         self._clean()
@@ -159,8 +169,8 @@ class Server:
         java_home, remark = java.home()
         if remark:
             print(remark, file=sys.stderr)
-        shutil.rmtree(self.place.logs, ignore_errors=True)
-        self.place.logs.mkdir(parents=True)
+        self._keep_last_logs()
+        self.place.logs.mkdir()
         generated = self.place.run / "config.properties"
         generated.write_text(
             config.generate(
@@ -184,6 +194,13 @@ class Server:
                 check=False,
             )
         self._note(temporary, archives)
+
+    def _keep_last_logs(self) -> None:
+        """Put the logs of the last start aside: why this one fails must be read from its own."""
+        if self.place.logs.exists():
+            last = self.place.logs.with_name("logs.last")
+            shutil.rmtree(last, ignore_errors=True)
+            self.place.logs.rename(last)
 
     def _note(self, temporary: Path, archives: dict[str, str]) -> None:
         """Write down the process that TorchServe's launcher left its number of."""

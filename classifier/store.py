@@ -66,7 +66,6 @@ def check(archive: Path, model: str, version: str) -> None:
     Raises:
         ArchiveError: it is damaged, or another's: TorchServe would register it as what it says
             itself, whatever the file is called.
-
     """
     try:
         with zipfile.ZipFile(archive) as packed:

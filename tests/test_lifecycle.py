@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -95,6 +96,23 @@ def test_serving_again_tells_of_a_changed_archive(deployment: Deployment) -> Non
     again = classifier("serve", *deployment.options)
     assert again.returncode == 1
     assert "cifar10-1.0.mar has changed since the server started" in again.stderr
+
+
+def test_a_start_while_another_is_under_way_is_refused(deployment: Deployment) -> None:
+    deployment.place.run.mkdir()
+    with (deployment.place.run / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        failed = classifier("serve", *deployment.options)
+    assert failed.returncode == 1
+    assert "another start" in failed.stderr
+
+
+def test_the_last_logs_are_kept(deployment: Deployment) -> None:
+    deployment.start()
+    deployment.stop()
+    text = (deployment.place.logs / "torchserve.log").read_text()
+    deployment.start()
+    assert (deployment.place.run / "logs.last" / "torchserve.log").read_text() == text
 
 
 def test_a_taken_port_is_named(deployment: Deployment) -> None:

@@ -26,7 +26,6 @@ def find(root: str | None = None) -> Path | None:
 
     Args:
         root: the only folder to look in; else CIFAR10_ROOT, and else each of ROOTS.
-
     """
     root = root or os.environ.get("CIFAR10_ROOT")
     candidates = [root] if root else ROOTS
@@ -39,7 +38,6 @@ def load(train: bool, root: str | None = None) -> Images:
     Raises:
         DataError: the folder that was asked for holds no CIFAR-10, files are damaged, or the
             download failed.
-
     """
     found = find(root)
     if found is None and root:

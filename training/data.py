@@ -50,7 +50,6 @@ def load(root: str | None = None) -> Dataset:
 
     Raises:
         DataError: there is no such data, or it can't be used.
-
     """
     from . import cifar10, imagefolder
 

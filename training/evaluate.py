@@ -6,6 +6,7 @@ import argparse
 import io
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,9 +18,12 @@ from tqdm import tqdm
 from classifier import bundle, releases, store
 from classifier.errors import ClassifierError
 
+from .arrivals import ARRIVALS, arrive
 from .data import DataError, Images, load
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 BATCH = 250
@@ -60,7 +64,6 @@ def served_accuracy(url: str, images: Images, labels: tuple[str, ...]) -> float:
 
     Raises:
         ServerError: an answer is none.
-
     """
     with requests.Session() as session, ThreadPoolExecutor(CONNECTIONS) as pool:
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=CONNECTIONS)
@@ -91,31 +94,46 @@ def main() -> int:
     parser.add_argument("--archive", help="model:version in the model store; else the default")
     parser.add_argument("--data", help="val/<class>/*, or CIFAR-10")
     parser.add_argument("--server", help="inference address, such as http://127.0.0.1:8080")
+    parser.add_argument("--arrivals", action="store_true", help="also as JPEG, and enlarged")
     arguments = parser.parse_args()
     try:
-        print(evaluate(arguments.archive, arguments.data, arguments.server))
+        for line in evaluate(
+            arguments.archive, arguments.data, arguments.server, arguments.arrivals
+        ):
+            print(line)
     except (ClassifierError, DataError, ServerError, requests.RequestException) as error:
         print(f"make evaluate: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def evaluate(reference: str | None, root: str | None, server: str | None) -> str:
-    """Measure on a data set's held-out images; return what was found, in words."""
+def evaluate(
+    reference: str | None, root: str | None, server: str | None, arrivals: bool
+) -> Iterator[str]:
+    """Measure on a data set's held-out images; tell what was found, in words.
+
+    Args:
+        reference: `model:version`; the default of releases.toml if None.
+        root: of the data set; CIFAR-10 if None.
+        server: ask this one; if None, load the archive.
+        arrivals: measure also in each of the ways of ARRIVALS.
+    """
     release = releases.read(Path("releases.toml"))[0]
     model, _, version = (reference or f"{release.model}:{release.default}").partition(":")
     dataset = load(root)
     if server:
         where = f"{server.rstrip('/')}/predictions/{model}/{version}".rstrip("/")
-        measured = served_accuracy(where, dataset.held_out, dataset.labels)
+        measure = partial(served_accuracy, where, labels=dataset.labels)
     else:
         archive = store.find(Path("model_store"), f"{model}:{version}")
         where, classifier = str(archive), bundle.load(archive)
         if classifier.labels != dataset.labels:
             raise DataError(f"{root} has classes {dataset.labels}, {where} {classifier.labels}")
-        measured = accuracy(classifier, dataset.held_out)
-    count = len(dataset.held_out.targets)
-    return f"{where}: {measured:.2%} of {count:,} images right ({dataset.held_out_name})"
+        measure = partial(accuracy, classifier)
+    count, name = len(dataset.held_out.targets), dataset.held_out_name
+    yield f"{where}: {measure(images=dataset.held_out):.2%} of {count:,} images right ({name})"
+    for how in ARRIVALS if arrivals else ():
+        yield f"{how}: {measure(images=arrive(dataset.held_out, how)):.2%}"
 
 
 if __name__ == "__main__":

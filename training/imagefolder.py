@@ -25,7 +25,6 @@ def load(root: Path) -> Dataset:
     Raises:
         DataError: a folder or class is missing or empty, there is but one class, or a file is no
             image that can be read.
-
     """
     train, held_out = root / "train", root / HELD_OUT
     labels = _classes(train)

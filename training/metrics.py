@@ -28,7 +28,6 @@ class Metrics:
         calibration_error: the expected one, in [0, 1]: how far confidence is from accuracy, on
             average over BINS bins of confidence.
         log_loss: the mean of -log of the right label's probability, in nats.
-
     """
 
     images: int

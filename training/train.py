@@ -45,7 +45,6 @@ def train(recipe: Recipe, dataset: Dataset, out: Path) -> bool:
 
     Raises:
         ResumeError: the folder holds the checkpoint of another run.
-
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     seconds = _seconds_a_step(recipe, dataset, device)

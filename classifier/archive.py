@@ -10,7 +10,9 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
+
+import numpy as np
 
 from . import bundle, store
 from .errors import ArchiveError
@@ -34,6 +36,9 @@ WEIGHTS = "model/weights.safetensors"
 
 MODEL, VERSION = "cifar10", "1.0"
 """What is built where nothing else is asked for: the name and version of the released weights."""
+
+RELEASED = {"weights": "released"}
+"""What the manifest's extensions say of an archive of the released weights."""
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The time of every member: the earliest that a zip file can tell, so that bytes repeat."""
@@ -66,7 +71,8 @@ def build(model: str, version: str, weights: Path, target: Path, project: Path =
         ArchiveError: a file is missing, or the weights don't fit the net or their lock.
     """
     store.check_version(version)
-    found = read_weights(weights, must_be_locked=weights == Path(WEIGHTS))
+    released = weights == project / WEIGHTS
+    found = read_weights(weights, must_be_locked=released)
     content = _contents(found, _labels(weights, project), project)
     path = target / store.file_name(model, version)
     with tempfile.TemporaryDirectory(prefix="archive-") as temporary:
@@ -75,11 +81,13 @@ def build(model: str, version: str, weights: Path, target: Path, project: Path =
             (stage / "files" / name).parent.mkdir(parents=True, exist_ok=True)
             (stage / "files" / name).write_bytes(data)
         folder = _run_archiver(stage, model, version, weights.name)
-        bundle.load_folder(folder, str(weights))
+        _try(bundle.load_folder(folder, str(weights)), weights)
+        _set_manifest(folder / store.MANIFEST, released)
         target.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        _zip(folder, partial)
-    os.replace(partial, path)
+        with tempfile.NamedTemporaryFile(dir=target, delete=False) as partial:
+            _zip(folder, partial)
+    os.chmod(partial.name, 0o644)
+    os.replace(partial.name, path)
     return path
 
 
@@ -89,24 +97,21 @@ def default_weights(model: str) -> Path:
 
 
 def is_outdated(archive: Path, project: Path = Path()) -> bool:
-    """Tell whether an archive of the released weights is missing or holds older code.
+    """Tell whether an archive of the released weights is missing, or older than they or the code.
 
-    One that holds other weights was made on purpose: it is not outdated, whatever its code.
+    One that was built from other weights was built on purpose: it is not outdated.
 
     Raises:
         ArchiveError: the file is no archive, or a file of the project is missing.
     """
     if not archive.exists():
         return True
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            has = {name: packed.read(name) for name in packed.namelist()}
-    except zipfile.BadZipFile:
-        raise ArchiveError(f"{archive} is damaged: `make archive` builds it anew") from None
-    has.pop("MAR-INF/MANIFEST.json", None)
+    has = store.read(archive)
+    if store.manifest(has).get("extensions") != RELEASED:
+        return False
+    has.pop(store.MANIFEST)
     weights = read_weights(project / WEIGHTS, must_be_locked=True)
-    wants = _contents(weights, project / LABELS, project)
-    return has.get("weights.lock") == wants["weights.lock"] and has != wants
+    return has != _contents(weights, project / LABELS, project)
 
 
 def read_weights(path: Path, must_be_locked: bool = False) -> Weights:
@@ -129,7 +134,7 @@ def read_weights(path: Path, must_be_locked: bool = False) -> Weights:
 
 def _convert(path: Path) -> bytes:
     """Turn a state dict that torch.save wrote into safetensors; no code in it is run."""
-    import torch
+    import torch  # here, for it takes a second that other commands need not wait for
     from safetensors.torch import save
 
     try:
@@ -191,7 +196,23 @@ def _run_archiver(stage: Path, model: str, version: str, name: str) -> Path:
     return stage / "out" / model
 
 
-def _zip(folder: Path, target: Path) -> None:
+def _try(classifier: bundle.Classifier, weights: Path) -> None:
+    """Classify something, so that what can't be served isn't archived."""
+    rows = classifier.probabilities(np.zeros((1, 32, 32, 3), np.uint8))
+    if not np.isfinite(rows).all():
+        raise ArchiveError(f"{weights} gives no numbers: its values are infinite or not a number")
+
+
+def _set_manifest(path: Path, released: bool) -> None:
+    """Take the time out of the manifest, and note where the weights are from."""
+    manifest = json.loads(path.read_text())
+    manifest["createdOn"] = CREATED_ON
+    if released:
+        manifest["model"]["extensions"] = RELEASED
+    path.write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _zip(folder: Path, target: IO[bytes]) -> None:
     """Pack a folder so that the same files give the same bytes, anywhere and at any time.
 
     Sorted, one time, one mode, and stored: compressed bytes differ between versions of zlib,
@@ -199,15 +220,6 @@ def _zip(folder: Path, target: Path) -> None:
     """
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as packed:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            name = path.relative_to(folder).as_posix()
-            data = _manifest(path) if name == "MAR-INF/MANIFEST.json" else path.read_bytes()
-            member = zipfile.ZipInfo(name, EPOCH)
+            member = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)
             member.create_system, member.external_attr = 3, 0o100644 << 16
-            packed.writestr(member, data)
-
-
-def _manifest(path: Path) -> bytes:
-    """Return the manifest without the time at which it was made."""
-    manifest = json.loads(path.read_text())
-    manifest["createdOn"] = CREATED_ON
-    return (json.dumps(manifest, indent=2) + "\n").encode()
+            packed.writestr(member, path.read_bytes())

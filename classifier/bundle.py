@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from . import store
 from .errors import ArchiveError
 
 if TYPE_CHECKING:
@@ -41,13 +42,9 @@ def load(archive: str | Path) -> Classifier:
     """
     archive = Path(archive)
     with tempfile.TemporaryDirectory(prefix="classifier-") as folder:
-        try:
-            with zipfile.ZipFile(archive) as packed:
-                packed.extractall(folder)
-        except FileNotFoundError:
-            raise ArchiveError(f"{archive} is missing: `make archive` builds it") from None
-        except zipfile.BadZipFile:
-            raise ArchiveError(f"{archive} is no archive: `make archive` builds one") from None
+        store.read(archive)  # finds damage, and says so
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(folder)
         return load_folder(Path(folder), str(archive))
 
 
@@ -60,7 +57,7 @@ def load_folder(folder: Path, name: str) -> Classifier:
     package = _import(folder / "model", name)
     try:
         return cast("Classifier", package.load(folder))
-    except package.WeightsError as error:
+    except (package.WeightsError, package.LabelsError) as error:
         raise ArchiveError(f"{name}: {str(error).replace(f'{folder}/', '')}") from None
 
 

@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from . import archive as archives
-from .errors import ClassifierError
+from .errors import ClassifierError, ServerError
 from .server import Place, Server
+from .store import file_name
 
+RELEASED = (archives.MODEL, archives.VERSION)
 SAMPLE = Path("samples/cat.jpg")
 
 app = typer.Typer(
@@ -54,13 +56,20 @@ def serve(
 ) -> None:
     """Start TorchServe in the background and show a first prediction: classifier serve"""
     server = Server(Place(run, store, releases, config))
-    if server.process() is not None:
-        server.check()
-        typer.echo("TorchServe is up already.")
-    else:
-        _build_outdated(server)
-        typer.echo("Starting TorchServe …")
-        server.start()
+    with server.lock():
+        if server.process() is not None:
+            server.check()
+            if _is_outdated(server):
+                raise ServerError(
+                    "the server runs older code or weights: `make stop` and `make serve`"
+                )
+            typer.echo("TorchServe is up already.")
+        else:
+            if _is_outdated(server):
+                built = archives.build(*RELEASED, Path(archives.WEIGHTS), server.place.model_store)
+                typer.echo(f"Built {built}")
+            typer.echo("Starting TorchServe …")
+            server.start()
     _show(server)
 
 
@@ -72,7 +81,9 @@ def stop(
     config: Config = Place.config,
 ) -> None:
     """Stop what `classifier serve` started: classifier stop"""
-    stopped = Server(Place(run, store, releases, config)).stop()
+    server = Server(Place(run, store, releases, config))
+    with server.lock():
+        stopped = server.stop()
     typer.echo("TorchServe has stopped." if stopped else "TorchServe was not running.")
 
 
@@ -101,14 +112,11 @@ def main() -> None:
         sys.exit(1)
 
 
-def _build_outdated(server: Server) -> None:
-    """Build the archive of the released weights where it is served and not up to date."""
-    name, version = archives.MODEL, archives.VERSION
-    store = server.place.model_store
-    served = any(r.model == name and version in r.versions for r in server.releases)
-    if served and archives.is_outdated(store / f"{name}-{version}.mar"):
-        built = archives.build(name, version, Path(archives.WEIGHTS), store)
-        typer.echo(f"Built {built}")
+def _is_outdated(server: Server) -> bool:
+    """Tell whether the released weights are to be served, and their archive isn't up to date."""
+    model, version = RELEASED
+    served = any(r.model == model and version in r.versions for r in server.releases)
+    return served and archives.is_outdated(server.place.model_store / file_name(model, version))
 
 
 def _show_served(server: Server) -> None:

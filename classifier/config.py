@@ -27,6 +27,9 @@ GRPC_PORTS = {"grpc_inference_port": "7070", "grpc_management_port": "7071"}
 LOADING = ("model_snapshot", "load_models", "models")
 """Settings that say what is served: releases.toml takes their place."""
 
+MOST_WORKERS = 8
+"""A worker takes some 400 MB, so a machine of many cores gets no more unless they are asked for."""
+
 Properties = dict[str, str]
 
 
@@ -51,8 +54,8 @@ def address(properties: Properties, kind: str) -> str:
 
 
 def workers(release: Release) -> int:
-    """Return how many workers each version of a release gets: one for each core, if not said."""
-    return release.workers or len(os.sched_getaffinity(0))
+    """Return how many workers each version gets; if not said, as many as cores, within reason."""
+    return release.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
 
 
 def generate(

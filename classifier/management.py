@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import requests
-
 from . import config
+from .http import session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +26,7 @@ class Management:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._session = session()
 
     def models(self) -> list[str]:
         """Return the names of the models that are registered."""
@@ -46,7 +46,7 @@ class Management:
         return version
 
     def _get(self, path: str) -> Any:
-        answer = requests.get(self.url + path, timeout=TIMEOUT)
+        answer = self._session.get(self.url + path, timeout=TIMEOUT)
         answer.raise_for_status()
         return answer.json()
 

@@ -21,7 +21,7 @@ class Release:
     default: str
     versions: tuple[str, ...]
     workers: int | None = None
-    """Workers of each version; None: one for each core."""
+    """Workers of each version; None: what `config.workers` makes of the machine."""
 
 
 def read(path: Path) -> list[Release]:
@@ -61,7 +61,7 @@ def _release(path: Path, model: str, table: Any) -> Release:
     if not isinstance(default, str) or default not in versions:
         raise wrong(f"has default {default!r}, which is none of its versions")
     if workers is not None and (not isinstance(workers, int) or workers < 1):
-        raise wrong("needs workers to be 1 or more, or absent: one for each core")
+        raise wrong("needs workers to be 1 or more, or absent")
     return Release(model, default, tuple(versions), workers)
 
 

@@ -13,19 +13,26 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import psutil
 import requests
 
-from . import config, java, log, management, releases, store
+from . import config, http, java, log, management, process, releases, store
 from .errors import ServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .releases import Release
 
 START_DEADLINE = 180.0  # seconds until every worker must be READY
 STOP_DEADLINE = 30.0  # seconds until what still runs is killed
 POLL = 0.2  # seconds
+LONGEST_TEMPORARY_ROOT = 107 - len("/torchserve-12345678/.ts.sock.12345")
 CONSOLE = "console.log"
 """What TorchServe and Java print: little, but all of it where they fail early."""
 
@@ -57,41 +64,62 @@ class Server:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self.releases = releases.read(place.releases)
-        self.properties = config.read(place.config)
-        self.inference = config.address(self.properties, "inference")
-        self.management = management.Management(config.address(self.properties, "management"))
+
+    @cached_property
+    def releases(self) -> list[Release]:
+        """What releases.toml says."""
+        return releases.read(self.place.releases)
+
+    @cached_property
+    def properties(self) -> config.Properties:
+        """What config.properties says."""
+        return config.read(self.place.config)
+
+    @cached_property
+    def inference(self) -> str:
+        """URL of the inference API."""
+        return config.address(self.properties, "inference")
+
+    @cached_property
+    def management(self) -> management.Management:
+        """The management API."""
+        return management.Management(config.address(self.properties, "management"))
 
     def process(self) -> psutil.Process | None:
         """Return the server's process, or None where what was started runs no more."""
         state = self._state()
-        try:
-            process = psutil.Process(state["pid"])
-            same = process.create_time() == state["created"]
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except (KeyError, psutil.NoSuchProcess):
+        if "pid" not in state or process.identity(state["pid"]) != state["identity"]:
             return None
+        return psutil.Process(state["pid"])
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep others from starting or stopping this server meanwhile.
+
+        Raises:
+            ServerError: another start or stop is under way.
+        """
+        self.place.run.mkdir(parents=True, exist_ok=True)
+        with (self.place.run / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                where = self.place.run
+                raise ServerError(f"another start or stop in {where} is under way") from None
+            yield
 
     def start(self) -> None:
         """Start TorchServe and wait until it serves what releases.toml says.
 
         Raises:
             ServerError: it does not come to that; what was started is stopped again.
+            ArchiveError: an archive is missing or damaged.
         """
-        self.place.run.mkdir(parents=True, exist_ok=True)
-        with (self.place.run / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ServerError(f"another start in {self.place.run} is under way") from None
-            self._start()
-
-    def _start(self) -> None:
         archives = self._archives()
         self._check_ports()
         self._clean()
-        self._launch(archives)
         try:
+            self._launch(archives)
             self._wait()
         except BaseException:
             self.stop()
@@ -101,9 +129,12 @@ class Server:
         """Compare the running server with releases.toml and the archives.
 
         Raises:
-            ServerError: it serves something else, with each difference.
+            ServerError: it serves something else, with each difference, or does not answer.
         """
-        found = management.differences(self.management, self.releases)
+        try:
+            found = management.differences(self.management, self.releases)
+        except requests.RequestException as error:
+            raise ServerError(f"the server runs, but does not answer: {error}") from None
         served = self._state().get("archives", {})
         found += [
             f"{name} has changed since the server started"
@@ -118,32 +149,20 @@ class Server:
 
     def stop(self) -> bool:
         """Stop what `start` started, its workers too, and nothing else; False if none ran."""
-        process = self.process()
-        if process is not None:
-            family = [process, *process.children(recursive=True)]
-            process.terminate()
-            _, alive = psutil.wait_procs(family, timeout=STOP_DEADLINE)
-            for straggler in alive:
-                straggler.kill()
-            psutil.wait_procs(alive, timeout=STOP_DEADLINE)
+        running = self.process()
+        if running is not None:
+            process.end(running, STOP_DEADLINE)
         self._clean()
-        return process is not None
+        return running is not None
 
     def predict(self, model: str, image: bytes) -> dict[str, float]:
         """Classify an image through the inference endpoint.
 
         Raises:
-            ServerError: the answer is no answer.
+            ServerError: the answer is none.
         """
-        url = f"{self.inference}/predictions/{model}"
-        try:
-            answer = requests.put(url, data=image, timeout=60)
-        except requests.RequestException as error:
-            raise ServerError(f"{url} gives no answer: {error}") from None
-        if not answer.ok:
-            raise ServerError(f"{url} answers {answer.status_code}: {answer.text}")
-        labels: dict[str, float] = answer.json()
-        return labels
+        with http.session() as session:
+            return http.predict(session, f"{self.inference}/predictions/{model}", image)
 
     def _archives(self) -> dict[str, str]:
         """Check the released archives; return the sha256 of each, by file name."""
@@ -170,7 +189,7 @@ class Server:
         if remark:
             print(remark, file=sys.stderr)
         self._keep_last_logs()
-        self.place.logs.mkdir()
+        self.place.logs.mkdir(parents=True)
         generated = self.place.run / "config.properties"
         generated.write_text(
             config.generate(
@@ -180,7 +199,9 @@ class Server:
                 self.place.model_config,
             )
         )
-        temporary = Path(tempfile.mkdtemp(prefix="torchserve-"))
+        temporary = Path(tempfile.mkdtemp(prefix="torchserve-", dir=_temporary_root()))
+        state: dict[str, Any] = {"temporary": str(temporary), "archives": archives}
+        self.place.state.write_text(json.dumps(state))
         command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs"]
         command += ["--ts-config", str(generated)]
         with (self.place.logs / CONSOLE).open("w") as output:
@@ -193,7 +214,6 @@ class Server:
                 start_new_session=True,
                 check=False,
             )
-        self._note(temporary, archives)
 
     def _keep_last_logs(self) -> None:
         """Put the logs of the last start aside: why this one fails must be read from its own."""
@@ -202,25 +222,19 @@ class Server:
             shutil.rmtree(last, ignore_errors=True)
             self.place.logs.rename(last)
 
-    def _note(self, temporary: Path, archives: dict[str, str]) -> None:
-        """Write down the process that TorchServe's launcher left its number of."""
-        state: dict[str, Any] = {"temporary": str(temporary), "archives": archives}
-        try:
-            pid = int((temporary / ".model_server.pid").read_text())
-            state |= {"pid": pid, "created": psutil.Process(pid).create_time()}
-        except (OSError, ValueError, psutil.NoSuchProcess):
-            pass  # it is gone already, as _wait will find and tell
-        self.place.state.write_text(json.dumps(state))
-
     def _wait(self) -> None:
         deadline = time.monotonic() + START_DEADLINE
-        found = ["it does not answer yet"]
+        found = ["it does not answer"]
         while found:
             if self.process() is None:
                 raise ServerError(self._failure("TorchServe ended while it started"))
-            with contextlib.suppress(requests.RequestException):  # not listening yet
+            try:
                 found = self._progress()
-            if time.monotonic() > deadline:
+            except requests.ConnectionError:
+                pass  # not listening yet
+            except requests.RequestException as error:
+                found = [f"it answers {error}"]
+            if found and time.monotonic() > deadline:
                 raise ServerError(self._failure(f"TorchServe is not ready: {'; '.join(found)}"))
             time.sleep(POLL if found else 0)
 
@@ -242,10 +256,16 @@ class Server:
         return f"{what}: {reason or 'no cause is logged'} (see {self.place.logs})"
 
     def _state(self) -> dict[str, Any]:
+        """Return what is known of what was started: its process, once TorchServe has told it."""
         try:
             state: dict[str, Any] = json.loads(self.place.state.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
+        if "pid" not in state:
+            with contextlib.suppress(OSError, ValueError):
+                pid = int((Path(state["temporary"]) / ".model_server.pid").read_text())
+                state |= {"pid": pid, "identity": process.identity(pid)}
+                self.place.state.write_text(json.dumps(state))
         return state
 
     def _clean(self) -> None:
@@ -270,6 +290,12 @@ def _environment(java_home: Path, temporary: Path, logs: Path) -> dict[str, str]
         "LOG_LOCATION": str(logs.resolve()),
         "METRICS_LOCATION": str(logs.resolve()),
     }
+
+
+def _temporary_root() -> str | None:
+    """Return the folder for temporary ones: a worker's socket has a path of 107 bytes at most."""
+    usual = tempfile.gettempdir()
+    return "/tmp" if len(os.fsencode(usual)) > LONGEST_TEMPORARY_ROOT else usual  # noqa: S108
 
 
 def _check_port(host: str, port: int, key: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from typing import TYPE_CHECKING
+import zlib
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import InvalidVersion, Version
 
@@ -14,6 +15,7 @@ from .errors import ArchiveError
 if TYPE_CHECKING:
     from pathlib import Path
 
+MANIFEST = "MAR-INF/MANIFEST.json"
 LATEST = "latest"
 
 
@@ -21,12 +23,14 @@ def check_version(version: str) -> str:
     """Return the version as it is given.
 
     Raises:
-        ArchiveError: it is none by PEP 440.
+        ArchiveError: it is none by PEP 440, or is written in another way than its normal one.
     """
     try:
-        Version(version)
+        normal = str(Version(version))
     except InvalidVersion:
         raise ArchiveError(f"{version!r} is no version by PEP 440, such as 1.0 or 2.1rc1") from None
+    if version != normal:  # 1.0RC1 and 1.0rc1 would be two files of one version
+        raise ArchiveError(f"{version!r} is written {normal} by PEP 440")
     return version
 
 
@@ -60,6 +64,30 @@ def find(store: Path, reference: str) -> Path:
     return path
 
 
+def read(archive: Path) -> dict[str, bytes]:
+    """Return an archive's files by name; each is checked against its checksum.
+
+    Raises:
+        ArchiveError: the file is missing, is no archive, or is damaged.
+    """
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            return {name: packed.read(name) for name in packed.namelist()}
+    except FileNotFoundError:
+        raise ArchiveError(f"{archive} is missing: `make archive` builds it") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        raise ArchiveError(f"{archive} is damaged ({error}): build it anew") from None
+
+
+def manifest(files: dict[str, bytes]) -> dict[str, Any]:
+    """Return what an archive's manifest says of the model, or nothing where it has none."""
+    try:
+        says = json.loads(files[MANIFEST])["model"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return says if isinstance(says, dict) else {}
+
+
 def check(archive: Path, model: str, version: str) -> None:
     """Check that a file is a whole archive, of that model and version.
 
@@ -67,14 +95,9 @@ def check(archive: Path, model: str, version: str) -> None:
         ArchiveError: it is damaged, or another's: TorchServe would register it as what it says
             itself, whatever the file is called.
     """
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            damaged = packed.testzip()
-            says = json.loads(packed.read("MAR-INF/MANIFEST.json"))["model"]
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ArchiveError(f"{archive} is damaged ({error}): build it anew") from None
-    if damaged:
-        raise ArchiveError(f"{archive} is damaged (in {damaged}): build it anew")
+    says = manifest(read(archive))
+    if not says:
+        raise ArchiveError(f"{archive} has no manifest that can be read: build it anew")
     if (says.get("modelName"), says.get("modelVersion")) != (model, version):
         is_ = f"{says.get('modelName')} {says.get('modelVersion')}"
         raise ArchiveError(f"{archive} is an archive of {is_}: name it so, or build it anew")

@@ -9,21 +9,19 @@ from model.image import ImageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BODY = ("data", "body")
-"""Names under which TorchServe hands over an image: as the multipart field `data`, or as body."""
-
 
 def image_of(parts: Mapping[str, Any]) -> bytes:
     """Return the bytes of the one image that a request carries.
 
     Args:
-        parts: what TorchServe made of the body: bytes, text or parsed JSON by part name.
+        parts: what TorchServe made of the body: bytes, text or parsed JSON by part name, which
+            is `body`, or the name of a form's field; any name will do.
 
     Raises:
         ImageError: no part, several parts, or one that TorchServe took for text or JSON.
     """
     if not parts:
-        raise ImageError("the request holds no image: send one as the body, or as the field 'data'")
+        raise ImageError("the request holds no image: send one as the body or as a form's field")
     if len(parts) > 1:
         names = ", ".join(sorted(parts))
         raise ImageError(f"the request has {len(parts)} parts ({names}): send one image a request")

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
     from .net import Net
 
+
+class LabelsError(ValueError):
+    """The labels can't be read; the message says why."""
+
+
 TOP = 5
 """How many labels an answer holds at most."""
 
@@ -66,6 +71,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Classifier:
 
     Raises:
         WeightsError: the weights don't fit the net, the labels or the lock.
+        LabelsError: the labels can't be read.
     """
     folder = Path(folder)
     labels = read_labels(folder / "index_to_name.json")
@@ -74,6 +80,16 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Classifier:
 
 
 def read_labels(path: Path) -> list[str]:
-    """Read labels in the order of the net's outputs from TorchServe's index_to_name.json."""
-    names = json.loads(path.read_text())
-    return [names[str(index)] for index in range(len(names))]
+    """Read labels, in the order of the net's outputs, from TorchServe's index_to_name.json.
+
+    Raises:
+        LabelsError: it is no JSON object of a name for each of "0", "1", …
+    """
+    try:
+        names = json.loads(path.read_text())
+        labels = [names[str(index)] for index in range(len(names))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LabelsError(f"{path.name} can't be read as labels: {error!r}") from None
+    if not labels or not all(isinstance(label, str) for label in labels):
+        raise LabelsError(f"{path.name} must hold a name for each index, and nothing else")
+    return labels

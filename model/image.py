@@ -9,7 +9,7 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,19 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that are decoded. Pillow knows more; each is a door that nobody here needs."""
 MAX_PIXELS = 50_000_000
 """Images with more pixels (width × height) are refused before decoding."""
+
+_8_BITS = np.round(np.arange(65536) / 257).astype(np.uint8)
+"""What becomes of each 16-bit value: a table, for floats would take eight times the memory."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings an image of each EXIF orientation upright."""
 
 _WANTED = "send one JPEG, PNG, WebP, GIF, BMP or TIFF file"
 
@@ -71,9 +84,8 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 
 
 def resize(image: Image.Image) -> NDArray[np.uint8]:
-    """Bring a PIL image of any size and mode to uint8 32×32×3 RGB (see `decode`)."""
-    image = to_rgb(ImageOps.exif_transpose(image))
-    return np.asarray(image.resize(SIZE))
+    """Bring a PIL image, as it is opened from a file, to uint8 32×32×3 RGB (see `decode`)."""
+    return np.asarray(to_rgb(_upright(image)).resize(SIZE))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -82,7 +94,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ImageError: pixels whose scale is unknown (32-bit integers beyond 16 bits, floats).
     """
-    if image.mode == "RGB":
+    if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode.startswith("I"):
         return _from_16_bit(image).convert("RGB")
@@ -94,12 +106,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF orientation says; damaged EXIF says nothing.
+
+    Pillow's own `exif_transpose` also writes the EXIF anew, and fails on what it can't write.
+    """
+    image.load()  # first: Pillow turns a TIFF by itself when it is decoded
+    try:
+        orientation = image.getexif().get(0x0112)
+    except Exception:  # damage makes Pillow's parser raise many things, and none of them matters
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
 def _from_16_bit(image: Image.Image) -> Image.Image:
     """Scale gray pixels in [0, 65535] to 8 bits (Pillow's own conversion would clip them)."""
     pixels = np.asarray(image)
     if pixels.min() < 0 or pixels.max() > 65535:
         raise ImageError("gray pixels beyond 16 bits have no known scale: send 8 or 16 bits")
-    return Image.fromarray((pixels / 257).round().astype(np.uint8))
+    return Image.fromarray(_8_BITS[pixels])
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
     from training.data import Images
 
 SCRUBBED = ("JAVA_HOME", "PYTHONPATH", "TS_CONFIG_FILE", "LOG_LOCATION")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def environment() -> Iterator[None]:
     """Keep what the caller's environment says of TorchServe out of the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in SCRUBBED:
+        for name in (*SCRUBBED, *PROXIES, *map(str.upper, PROXIES)):
             patch.delenv(name, raising=False)
         yield
 
@@ -44,7 +46,7 @@ def shared_deployment(
     store: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
     """One server for all tests that only ask."""
-    deployment = Deployment(tmp_path_factory.mktemp("server"), batch_delay=200)
+    deployment = Deployment(tmp_path_factory.mktemp("server"), batch_delay=500)
     deployment.add(store / "cifar10-1.0.mar")
     deployment.start()
     yield deployment
@@ -64,11 +66,21 @@ def deployment(store: Path, tmp_path: Path) -> Iterator[Deployment]:
 def test_images() -> Images:
     """CIFAR-10's test images; where they should be there, their absence is a failure."""
     if cifar10.find() is None:
-        message = "CIFAR-10 is in none of CIFAR10_ROOT, data/, ../shared/cifar10"
-        if os.environ.get("REQUIRE_CIFAR10"):
-            pytest.fail(message)
-        pytest.skip(message)
+        do_without("CIFAR-10 is in none of CIFAR10_ROOT, data/, ../shared/cifar10")
     return cifar10.load(train=False)
+
+
+@pytest.fixture(scope="session")
+def curl() -> str:
+    """The program curl, as README uses it."""
+    return shutil.which("curl") or do_without("curl is not installed")
+
+
+def do_without(reason: str) -> NoReturn:
+    """Skip a test for want of something, but fail where all should be there: in CI."""
+    if os.environ.get("REQUIRE_ALL"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+import pytest
 import requests
 import yaml
 
-from classifier import config, log, management
+from classifier import config, log
+from classifier.process import wait as wait_until_ended
 from classifier.server import Place, Server
 
 if TYPE_CHECKING:
-    import psutil
+    from collections.abc import Iterator
 
 PORTS = (
     "inference_address",
@@ -90,15 +96,47 @@ class Deployment:
         """Start, and wait until it serves what is released."""
         self.server.start()
 
-    def wait_until_ready(self, process: psutil.Process, deadline: float = 120) -> None:
-        """Wait until a server that something else started serves what is released."""
-        end = time.monotonic() + deadline
-        found = ["nothing answers"]
-        while found:
-            assert process.is_running(), "the server ended"
-            assert time.monotonic() < end, found
-            with contextlib.suppress(requests.RequestException):
-                found = management.differences(self.server.management, self.server.releases)
+    @contextlib.contextmanager
+    def by_hand(self, configuration: Path) -> Iterator[Path]:
+        """Run `torchserve --start` with a committed configuration, on this server's ports.
+
+        Yields the folder in which it runs, which is like the project's.
+        """
+        folder = self.place.run / "by-hand"
+        folder.mkdir(parents=True)
+        shutil.copytree("deploy", folder / "deploy")
+        (folder / "model_store").symlink_to(self.place.model_store)
+        ports = {key: self.port(key) for key in PORTS}
+        (folder / configuration).write_text(_with_ports(configuration.read_text(), ports))
+        environment = {**os.environ, "TMPDIR": str(self.place.run), "TEMP": str(self.place.run)}
+        programs = Path(sys.executable).parent
+        environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
+
+        def torchserve(*arguments: str) -> None:
+            command = [str(programs / "torchserve"), *arguments]
+            subprocess.run(command, cwd=folder, env=environment, check=True)
+
+        torchserve("--start", "--ts-config", str(configuration))
+        process = psutil.Process(int((self.place.run / ".model_server.pid").read_text()))
+        family = [process]
+        try:
+            yield folder
+            family += process.children(recursive=True)
+        finally:
+            torchserve("--stop")
+            assert not wait_until_ended(family, 60), "torchserve --stop left something"
+
+    def wait_for_answer(self, image: bytes, **arguments: Any) -> requests.Response:
+        """Ask until there is an answer of 200: for servers that `start` did not start."""
+        end = time.monotonic() + 120
+        answered = None
+        while time.monotonic() < end:
+            with contextlib.suppress(requests.ConnectionError):
+                answered = self.predict(image, **arguments)
+                if answered.ok:
+                    return answered
+            time.sleep(0.2)
+        pytest.fail(f"no answer of 200: {answered and answered.text}")
 
     def stop(self) -> None:
         """Stop it, where it runs."""
@@ -126,15 +164,18 @@ class Deployment:
 
 def _on_free_ports(text: str) -> str:
     """Put free ports into the text of a configuration."""
-    lines = []
-    free = iter(_free_ports(len(PORTS)))
-    for line in text.splitlines():
-        key, _, value = line.partition("=")
-        if key in PORTS:
-            host, _, _ = value.rpartition(":")
-            line = f"{key}={host + ':' if host else ''}{next(free)}"
-        lines.append(line)
-    return "\n".join(lines) + "\n"
+    free = [str(port) for port in _free_ports(len(PORTS))]
+    addresses = [
+        port if key.endswith("_port") else f"http://127.0.0.1:{port}"
+        for key, port in zip(PORTS, free, strict=True)
+    ]
+    return _with_ports(text, dict(zip(PORTS, addresses, strict=True)))
+
+
+def _with_ports(text: str, ports: dict[str, str]) -> str:
+    """Put ports into the text of a configuration, by key."""
+    lines = [line.partition("=") for line in text.splitlines()]
+    return "".join(f"{key}{equals}{ports.get(key, value)}\n" for key, equals, value in lines)
 
 
 def _free_ports(count: int) -> list[int]:

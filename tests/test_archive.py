@@ -6,8 +6,10 @@ import json
 import os
 import pickle
 import shutil
+import sys
 import time
 import zipfile
+from ast import Import, ImportFrom, parse, walk
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,7 @@ def test_holds_what_is_listed_and_nothing_else(store: Path) -> None:
         "serializedFile": "weights.safetensors",
         "configFile": "model-config.yaml",
         "requirementsFile": "requirements.txt",
+        "extensions": {"weights": "released"},
     }
 
 
@@ -66,10 +69,17 @@ def test_pins_every_package_that_its_code_imports(store: Path) -> None:
     lines = [line.split("#")[0].strip() for line in held["requirements.txt"].decode().splitlines()]
     pinned = {line.partition("==")[0] for line in lines if line}
     assert all("==" in line for line in lines if line)
-    code = b"\n".join(data for name, data in held.items() if name.endswith(".py")).decode()
-    known = {"torch": "torch", "numpy": "numpy", "PIL": "pillow", "safetensors": "safetensors"}
-    used = {p for m, p in known.items() if f"import {m}" in code or f"from {m}" in code}
-    assert used == pinned
+    imported = set[str]()
+    for node in (
+        n for name, data in held.items() if name.endswith(".py") for n in walk(parse(data))
+    ):
+        if isinstance(node, Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ImportFrom) and node.level == 0:
+            imported.add((node.module or "").partition(".")[0])
+    packages = {"PIL": "pillow"}
+    foreign = imported - sys.stdlib_module_names - {"model", "handler"}
+    assert {packages.get(name, name) for name in foreign} == pinned
 
 
 def test_same_inputs_give_same_bytes_elsewhere_and_later(store: Path, project: Path) -> None:
@@ -159,13 +169,43 @@ def test_is_outdated_when_the_code_changed(store: Path, project: Path) -> None:
     assert archive.is_outdated(store / "absent.mar", project)
 
 
-def test_is_not_outdated_when_it_holds_other_weights(tmp_path: Path, project: Path) -> None:
-    state = load_file(WEIGHTS)
-    state["fc2.bias"] += 1
-    torch.save(state, tmp_path / "mine.pth")
+def test_is_outdated_when_other_weights_were_released(store: Path, project: Path) -> None:
+    lock = project / "model" / "weights.lock"
+    lock.write_text(json.dumps({**json.loads(lock.read_text()), "more": 1}))
+    assert archive.is_outdated(store / "cifar10-1.0.mar", project)
+
+
+def test_is_not_outdated_when_it_was_built_from_other_weights(
+    tmp_path: Path, project: Path
+) -> None:
+    torch.save(load_file(WEIGHTS), tmp_path / "mine.pth")
     built = archive.build("cifar10", "1.0", tmp_path / "mine.pth", tmp_path)
     (project / "model" / "net.py").write_text("changed")
     assert not archive.is_outdated(built, project)
+
+
+def test_refuses_weights_that_give_no_numbers(tmp_path: Path) -> None:
+    state = load_file(WEIGHTS)
+    state["fc2.bias"][3] = torch.nan
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(ArchiveError, match=r"nan\.pth gives no numbers"):
+        archive.build("cifar10", "2.0", tmp_path / "nan.pth", tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"0": ["n1", "tench"]}', '{"1": "car"}', "[]", "{"])
+def test_refuses_labels_that_are_none(tmp_path: Path, text: str) -> None:
+    torch.save(Net(classes=1).state_dict(), tmp_path / "net.pth")
+    (tmp_path / "index_to_name.json").write_text(text)
+    with pytest.raises(ArchiveError, match=r"index_to_name\.json|don't fit Net\(0\)"):
+        archive.build("cifar10", "2.0", tmp_path / "net.pth", tmp_path)
+
+
+@pytest.mark.parametrize("lock", ["[]", "{", "1"])
+def test_refuses_a_lock_that_is_none(tmp_path: Path, lock: str) -> None:
+    shutil.copy(WEIGHTS, tmp_path)
+    (tmp_path / "weights.lock").write_text(lock)
+    with pytest.raises(ArchiveError, match=r"weights\.lock"):
+        archive.build("cifar10", "2.0", tmp_path / WEIGHTS.name, tmp_path)
 
 
 def test_runs_the_archived_code_and_two_versions_at_once(store: Path, project: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import struct
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from model.image import MAX_PIXELS, ImageError, decode, normalise
 
@@ -54,6 +57,16 @@ def test_blends_the_transparent_colour_of_a_palette() -> None:
     assert (decode(encode(image, "PNG", transparency=0)) == 255).all()
 
 
+def test_blends_the_transparent_colour_of_rgb() -> None:
+    black = Image.new("RGB", (40, 40))
+    assert (decode(encode(black, "PNG", transparency=(0, 0, 0))) == 255).all()
+
+
+def test_takes_the_picture_of_a_phone_with_more_than_one() -> None:
+    data = encode(sample(), "MPO", save_all=True, append_images=[Image.new("RGB", (9, 9))])
+    assert np.abs(decode(data).astype(int) - expected(sample())).mean() < 3
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_scales_16_bit_gray(kind: str) -> None:
     ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32)
@@ -68,6 +81,26 @@ def test_honours_exif_orientation() -> None:
     turned = upright.transpose(Image.Transpose.ROTATE_90)
     pixels = decode(encode(turned, "JPEG", exif=exif, quality=95)).astype(int)
     assert np.abs(pixels - expected(upright)).mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_honours_each_orientation_as_pillow_does(orientation: int, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(sample(), kind, exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        assert np.array_equal(decode(data), expected(ImageOps.exif_transpose(image)))
+
+
+def test_takes_images_with_odd_exif() -> None:
+    turned = struct.pack("<HHIHxx", 0x0112, 3, 1, 6)
+    resolution = struct.pack("<HHI4s", 0x011A, 2, 4, b"abc")  # text, where a number belongs
+    odd = b"II*\0" + struct.pack("<IH", 8, 2) + turned + resolution + bytes(4)
+    pixels = decode(encode(sample(), exif=b"Exif\0\0" + odd))
+    assert np.array_equal(pixels, expected(sample().transpose(Image.Transpose.ROTATE_270)))
+    rubbish = decode(encode(sample(), exif=b"Exif\0\0II*\0\xff\xff\xff\xff"))
+    assert np.array_equal(rubbish, expected(sample()))
 
 
 def test_refuses_too_many_pixels_before_decoding() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
+import time
 import venv
 import zipfile
 from pathlib import Path
@@ -15,9 +18,11 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+import requests
 
 from classifier import java, store
 from classifier.errors import ServerError
+from classifier.process import ended
 
 from .images import SAMPLE
 
@@ -47,11 +52,15 @@ def assert_fails(deployment: Deployment, message: str) -> None:
     with pytest.raises(ServerError, match=message):
         deployment.start()
     assert deployment.server.process() is None
-    marks = str(deployment.place.run)
-    left = [
-        p for p in psutil.process_iter(["cmdline"]) if marks in " ".join(p.info["cmdline"] or [])
-    ]
-    assert not left
+    assert not [p for p in psutil.process_iter() if logs_to(p) == deployment.place.logs.resolve()]
+
+
+def logs_to(member: psutil.Process) -> Path | None:
+    """Return where a process of a TorchServe, Java or worker, writes its logs."""
+    try:
+        return Path(member.environ().get("LOG_LOCATION", ""))
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
 
 
 def test_serve_serve_again_status_and_stop(deployment: Deployment) -> None:
@@ -72,7 +81,7 @@ def test_serve_serve_again_status_and_stop(deployment: Deployment) -> None:
 
     stopped = classifier("stop", *deployment.options)
     assert "has stopped" in stopped.stdout
-    assert not any(member.is_running() for member in family)
+    assert all(ended(member) for member in family)
     assert "was not running" in classifier("stop", *deployment.options).stdout
     assert classifier("status", *deployment.options).returncode == 1
 
@@ -80,14 +89,46 @@ def test_serve_serve_again_status_and_stop(deployment: Deployment) -> None:
 def test_stop_ends_nothing_that_it_did_not_start(deployment: Deployment) -> None:
     deployment.start()
     state = deployment.place.state
-    text = state.read_text()
     process = deployment.server.process()
     assert process is not None
     # The number of a process that ended long ago may be another's by now.
-    state.write_text(text.replace(str(process.create_time()), "1.0"))
+    noted = json.loads(state.read_text())
+    other = {**noted, "identity": f"{process.pid} 1 another-boot", "temporary": "/nowhere"}
+    state.write_text(json.dumps(other))
     assert not deployment.server.stop()
     assert process.is_running()
-    state.write_text(text)
+    state.write_text(json.dumps(noted))
+
+
+def test_stop_needs_no_releases_and_no_configuration(deployment: Deployment) -> None:
+    deployment.start()
+    process = deployment.server.process()
+    assert process is not None
+    deployment.place.releases.write_text("no toml")
+    deployment.place.config.unlink()
+    assert classifier("stop", *deployment.options).returncode == 0
+    assert ended(process)
+
+
+def test_a_server_that_does_not_answer_is_told(deployment: Deployment) -> None:
+    deployment.start()
+    process = deployment.server.process()
+    assert process is not None
+    moved = deployment.place.config.read_text().replace(deployment.management, "http://127.0.0.1:9")
+    deployment.place.config.write_text(moved)
+    for command in ("serve", "status"):
+        failed = classifier(command, *deployment.options)
+        assert failed.returncode == 1
+        assert "the server runs, but does not answer" in failed.stderr
+        assert "Traceback" not in failed.stderr
+
+
+def test_a_proxy_in_the_environment_does_not_matter(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    served = classifier("serve", *deployment.options)
+    assert served.returncode == 0, served.stderr
 
 
 def test_serving_again_tells_of_a_changed_archive(deployment: Deployment) -> None:
@@ -113,6 +154,53 @@ def test_the_last_logs_are_kept(deployment: Deployment) -> None:
     text = (deployment.place.logs / "torchserve.log").read_text()
     deployment.start()
     assert (deployment.place.run / "logs.last" / "torchserve.log").read_text() == text
+
+
+def test_an_archive_of_older_code_is_built_anew(deployment: Deployment) -> None:
+    path = deployment.place.model_store / "cifar10-1.0.mar"
+    current = path.read_bytes()
+    edit(path, lambda name, data: data + b"# older" if name == "model/net.py" else data)
+    served = classifier("serve", *deployment.options)
+    assert f"Built {path}" in served.stdout
+    assert path.read_bytes() == current
+
+
+def test_serving_again_tells_of_newer_code(deployment: Deployment) -> None:
+    path = deployment.place.model_store / "cifar10-1.0.mar"
+    edit(path, lambda name, data: data + b"# older" if name == "model/net.py" else data)
+    deployment.start()
+    again = classifier("serve", *deployment.options)
+    assert again.returncode == 1
+    assert "runs older code or weights" in again.stderr
+
+
+def test_the_archive_command_prints_the_path_or_one_line(tmp_path: Path) -> None:
+    built = classifier("archive", "--version=2.0", f"--store={tmp_path}")
+    assert built.stdout == f"{tmp_path}/cifar10-2.0.mar\n"
+    for options in (["--version=two"], ["--weights=absent.pth"]):
+        failed = classifier("archive", f"--store={tmp_path}", *options)
+        assert failed.returncode == 1
+        assert failed.stderr.startswith("classifier: ")
+        assert failed.stderr.count("\n") == 1
+
+
+def test_make_takes_its_arguments_from_the_command_line_alone() -> None:
+    environment = {**os.environ, "VERSION": "22.04", "NAME": "a machine's", "DATA": "/x"}
+    make = ["/usr/bin/make", "--no-print-directory", "-n", "-o", ".venv/.ready"]
+
+    def would_run(*arguments: str) -> str:
+        done = subprocess.run(
+            [*make, *arguments], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert would_run("archive").split() == [".venv/bin/classifier", "archive"]
+    path = "it's a path/net.pth"
+    words = shlex.split(would_run("archive", "VERSION=2.0", f"WEIGHTS={path}", "STORE=s"))
+    options = ["--version", "2.0", "--weights", path, "--store", "s"]
+    assert words == [".venv/bin/classifier", "archive", *options]
+    assert "22.04" not in would_run("train", "EPOCHS=3", "OUT=o")
+    assert would_run("train", "EPOCHS=3", "OUT=o").endswith("--epochs '3' --out 'o'".strip())
 
 
 def test_a_taken_port_is_named(deployment: Deployment) -> None:
@@ -174,29 +262,38 @@ def test_a_server_that_dies_at_the_start_is_no_success(deployment: Deployment) -
     )
 
 
-def test_the_committed_configuration_stands_alone(deployment: Deployment, tmp_path: Path) -> None:
-    """As the README's "By hand": torchserve --start, in a folder like the project's."""
-    folder = tmp_path / "project"
-    (folder / "deploy").mkdir(parents=True)
-    shutil.copy("deploy/log4j2.xml", folder / "deploy")
-    shutil.copytree(deployment.place.model_store, folder / "model_store")
-    shutil.copy(deployment.place.config, folder / "config.properties")
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "TEMP": str(tmp_path)}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    start = ["torchserve", "--start", "--ts-config", "config.properties"]
-    subprocess.run(start, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
-    process = psutil.Process(int((tmp_path / ".model_server.pid").read_text()))
-    try:
-        deployment.release("1.0", ["1.0"], workers=2)
-        deployment.wait_until_ready(process)
-        answer = deployment.predict(SAMPLE.read_bytes())
+def test_the_committed_configuration_stands_alone(deployment: Deployment) -> None:
+    """As in README, "By hand"."""
+    with deployment.by_hand(Path("config.properties")):
+        answer = deployment.wait_for_answer(SAMPLE.read_bytes())
         assert next(iter(answer.json())) == "cat"
-    finally:
-        family = [process, *process.children(recursive=True)]
-        stop = ["torchserve", "--stop"]
-        subprocess.run(stop, cwd=folder, env=environment, check=True)
-        _, alive = psutil.wait_procs(family, timeout=60)
-    assert not alive
+        assert answer.headers["X-Model-Version"] == "1.0"
+        assert deployment.describe()["minWorkers"] == 2
+
+
+def test_the_production_configuration_wants_tokens_and_takes_no_models(
+    deployment: Deployment,
+) -> None:
+    image, url = SAMPLE.read_bytes(), f"{deployment.management}/models"
+    with deployment.by_hand(Path("deploy/config.properties")) as folder:
+        end = time.monotonic() + 60
+        while not (folder / "key_file.json").exists():
+            assert time.monotonic() < end, "no tokens"
+            time.sleep(0.1)
+        keys = json.loads((folder / "key_file.json").read_text())
+        bearer = {
+            kind: {"Authorization": f"Bearer {keys[kind]['key']}"}
+            for kind in ("inference", "management")
+        }
+        deployment.wait_for_answer(image, headers=bearer["inference"])
+        assert deployment.predict(image).status_code == 400
+        assert requests.get(url, timeout=60).status_code == 400
+        listed = requests.get(url, headers=bearer["management"], timeout=60)
+        assert listed.status_code == 200
+        registered = requests.post(
+            url, params={"url": "cifar10-1.0.mar"}, headers=bearer["management"], timeout=60
+        )
+        assert registered.status_code == 405
 
 
 def test_workers_import_from_the_archive_alone(
@@ -215,18 +312,25 @@ def test_workers_import_from_the_archive_alone(
         done = subprocess.run([python, "-c", f"import {name}"], cwd=tmp_path, capture_output=True)
         assert done.returncode == found, f"{name}: {done.stderr.decode()}"
 
+    checkout = Path.cwd()
+    shutil.copytree("deploy", tmp_path / "deploy")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "executable", str(python))
-    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))  # must not reach the workers
+    monkeypatch.setenv("PYTHONPATH", str(checkout))  # must not reach the workers
     deployment.start()
     answer = deployment.predict(SAMPLE.read_bytes())
     assert next(iter(answer.json())) == "cat"
     process = deployment.server.process()
     assert process is not None
-    workers = [p for p in process.children(recursive=True) if "ts" in " ".join(p.cmdline())]
+    workers = [
+        p
+        for p in process.children(recursive=True)
+        if any("model_service_worker" in word for word in p.cmdline())
+    ]
     assert workers
     for worker in workers:
         assert worker.cmdline()[0] == str(python)
-        assert str(Path.cwd()) not in worker.environ().get("PYTHONPATH", "").split(os.pathsep)
+        assert str(checkout) not in worker.environ().get("PYTHONPATH", "").split(os.pathsep)
 
 
 def fake_java(folder: Path, version: str) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import random
 import zipfile
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from classifier import config, releases
 from classifier.archive import MODEL, VERSION
 from classifier.errors import ArchiveError, ReleasesError, ServerError
 from classifier.releases import Release
-from classifier.store import check, find, versions
+from classifier.store import check, check_version, find, versions
 
 
 @pytest.fixture
@@ -37,13 +39,38 @@ def test_says_which_versions_there_are(full: Path) -> None:
         find(full, "cifar10:7")
 
 
+def deflated_and_damaged() -> bytes:
+    """Return a zip file such as torch-model-archiver itself makes, with bytes changed."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("file", random.Random(0).randbytes(1000))
+    data = bytearray(buffer.getvalue())
+    data[50:60] = b"\xff" * 10
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        ("one", "no version by PEP 440"),
+        ("1.0RC1", "is written 1.0rc1"),
+        ("v1.0", "is written 1.0"),
+        ("1.0\n", "is written 1.0"),
+    ],
+)
+def test_versions_have_one_spelling(version: str, message: str) -> None:
+    with pytest.raises(ArchiveError, match=message):
+        check_version(version)
+
+
 def test_check_finds_damage_and_false_names(store: Path, tmp_path: Path) -> None:
     good = (store / "cifar10-1.0.mar").read_bytes()
     flipped = bytearray(good)
     flipped[len(good) // 2] ^= 1
     for data, message in (
         (good[:100_000], "is damaged"),
-        (bytes(flipped), r"is damaged \(in weights"),
+        (bytes(flipped), r"is damaged \(Bad CRC-32 for file 'weights"),
+        (deflated_and_damaged(), "is damaged"),
         (b"no zip", "is damaged"),
     ):
         (tmp_path / "cifar10-1.0.mar").write_bytes(data)
@@ -53,7 +80,7 @@ def test_check_finds_damage_and_false_names(store: Path, tmp_path: Path) -> None
         check(store / "cifar10-1.0.mar", "cifar10", "2.0")
     with zipfile.ZipFile(tmp_path / "x.mar", "w") as packed:
         packed.writestr("file", "")
-    with pytest.raises(ArchiveError, match="is damaged"):
+    with pytest.raises(ArchiveError, match="no manifest"):
         check(tmp_path / "x.mar", "cifar10", "1.0")
 
 

@@ -73,8 +73,24 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     trainer().save(tmp_path / "checkpoint.pt")
-    with pytest.raises(ResumeError, match="of another recipe"):
+    with pytest.raises(ResumeError, match="with other recipe"):
         trainer(replace(RECIPE, epochs=3)).resume(tmp_path / "checkpoint.pt")
+    others = Images(blobs(128).pixels.flip(0), blobs(128).targets)
+    with pytest.raises(ResumeError, match="with other images"):
+        Trainer(RECIPE, others, classes=2, device="cpu").resume(tmp_path / "checkpoint.pt")
+    (tmp_path / "checkpoint.pt").write_bytes(b"damaged")
+    with pytest.raises(ResumeError, match="is damaged"):
+        trainer().resume(tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize("epochs", ["0", "-1", "many"])
+def test_epochs_that_are_none_are_refused(
+    epochs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train", f"--epochs={epochs}"])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert "--epochs: invalid" in capsys.readouterr().err
 
 
 def test_an_interrupt_that_comes_while_a_checkpoint_is_written_loses_nothing(

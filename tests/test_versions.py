@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from classifier import archive
+from classifier.process import wait as wait_until_ended
 
 from .images import SAMPLE
 
@@ -99,9 +99,7 @@ def test_serves_what_is_released_after_a_crash(deployment: Deployment, second: P
     workers = process.children(recursive=True)
     process.kill()
     process.wait(60)
-    deadline = time.monotonic() + 60
-    while any(worker.is_running() for worker in workers):
-        assert time.monotonic() < deadline, "workers outlived their server"
+    assert not wait_until_ended(workers, 60), "workers outlived their server"
     assert deployment.server.process() is None
 
     deployment.start()

@@ -43,8 +43,9 @@ def load(train: bool, root: str | None = None) -> Images:
     if found is None and root:
         raise DataError(f"{root} holds no {FOLDER}, as torchvision's CIFAR-10 does")
     folder = found or Path(os.environ.get("CIFAR10_ROOT", ROOTS[0]))
+    ours = found is None or folder == Path(ROOTS[0])  # perhaps half downloaded
     try:
-        data = CIFAR10(folder, train=train, download=found is None)
+        data = CIFAR10(folder, train=train, download=ours)
     except (OSError, RuntimeError) as error:
         raise DataError(f"CIFAR-10 can't be read from {folder}, nor downloaded: {error}") from None
     return Images.of(data.data, data.targets)

@@ -8,14 +8,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
-import requests
 from PIL import Image
+from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
-from classifier import bundle, releases, store
+from classifier import bundle, http, releases, store
 from classifier.errors import ClassifierError
 
 from .arrivals import ARRIVALS, arrive
@@ -26,29 +26,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from classifier import Classifier
+
 BATCH = 250
 CONNECTIONS = 32
 
 
-class Classifies(Protocol):
-    """What can be measured: `model.Classifier`, from here or out of an archive."""
-
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 N×32×32×3 pixels to float32 N×classes probabilities."""
-
-
-class ServerError(RuntimeError):
-    """A server answered something else than labels."""
-
-
-def probabilities(classifier: Classifies, images: Images) -> NDArray[np.float32]:
+def probabilities(classifier: Classifier, images: Images) -> NDArray[np.float32]:
     """Classify all images, in batches: float32 N×classes."""
     pixels = images.pixels.numpy()
     parts = [classifier.probabilities(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
     return np.concatenate(parts)
 
 
-def accuracy(classifier: Classifies, images: Images) -> float:
+def accuracy(classifier: Classifier, images: Images) -> float:
     """Return the share of images, in [0, 1], whose likeliest label is the right one."""
     right = probabilities(classifier, images).argmax(1) == images.targets.numpy()
     return float(right.mean())
@@ -65,15 +56,11 @@ def served_accuracy(url: str, images: Images, labels: tuple[str, ...]) -> float:
     Raises:
         ServerError: an answer is none.
     """
-    with requests.Session() as session, ThreadPoolExecutor(CONNECTIONS) as pool:
-        adapter = requests.adapters.HTTPAdapter(pool_maxsize=CONNECTIONS)
-        session.mount("http", adapter)
+    with http.session() as session, ThreadPoolExecutor(CONNECTIONS) as pool:
+        session.mount("http", HTTPAdapter(pool_maxsize=CONNECTIONS))
 
         def label(pixels: NDArray[np.uint8]) -> str:
-            answer = session.put(url, data=_png(pixels), timeout=60)
-            if not answer.ok:
-                raise ServerError(f"{url} answers {answer.status_code}: {answer.text}")
-            return str(next(iter(answer.json())))
+            return next(iter(http.predict(session, url, _png(pixels))))
 
         answers = tqdm(
             pool.map(label, images.pixels.numpy()), total=len(images.targets), unit=" images"
@@ -101,7 +88,7 @@ def main() -> int:
             arguments.archive, arguments.data, arguments.server, arguments.arrivals
         ):
             print(line)
-    except (ClassifierError, DataError, ServerError, requests.RequestException) as error:
+    except (ClassifierError, DataError) as error:
         print(f"make evaluate: {error}", file=sys.stderr)
         return 1
     return 0

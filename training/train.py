@@ -26,7 +26,7 @@ from . import data, report
 from .evaluate import probabilities
 from .metrics import measure
 from .recipe import Recipe
-from .trainer import ResumeError, Trainer
+from .trainer import ResumeError, Trainer, has_bfloat16
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +104,7 @@ def write(trainer: Trainer, dataset: Dataset, measured: Metrics, out: Path) -> N
             "torch": torch.__version__.partition("+")[0],
             "torchvision": torchvision.__version__.partition("+")[0],
             "device": trainer.device,
+            "precision": "bfloat16" if has_bfloat16(trainer.device) else "float32",
             "threads": torch.get_num_threads(),
         },
     }
@@ -137,6 +138,12 @@ def _seconds_a_step(recipe: Recipe, dataset: Dataset, device: str) -> float:
     return (time.perf_counter() - start) / TRIAL_STEPS
 
 
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise ValueError
+    return value
+
+
 @contextmanager
 def _interrupts() -> Iterator[Event]:
     """Note Ctrl-C and SIGTERM, so that the step at hand ends and a checkpoint is written."""
@@ -153,7 +160,9 @@ def _interrupts() -> Iterator[Event]:
 def main() -> int:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="make train", description=__doc__)
-    parser.add_argument("--epochs", type=int, help="fewer are quicker; the recipe's if absent")
+    parser.add_argument(
+        "--epochs", type=_positive, help="fewer are quicker; the recipe's if absent"
+    )
     parser.add_argument("--data", help="train/<class>/* and val/<class>/*, or CIFAR-10")
     parser.add_argument("--name", default="cifar10", help="name of the model")
     parser.add_argument("--out", type=Path, help="run/train/<name> if absent")

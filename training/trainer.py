@@ -6,6 +6,7 @@ interrupted and resumed gives the same weights as one that was not.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,7 @@ class Trainer:
             momentum=recipe.momentum,
             nesterov=True,
         )
+        self.images = _fingerprint(data)
         self.log: list[tuple[float, float]] = []  # loss and accuracy in [0, 1] of each step
         self.steps_per_epoch = len(data.targets) // recipe.batch
         self.steps = recipe.epochs * self.steps_per_epoch
@@ -77,8 +79,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(self.step, self.steps)
         self.net.train()
-        logits = self.net(inputs)
-        loss = cross_entropy(logits, targets, label_smoothing=self.recipe.smoothing)
+        with torch.autocast(self.device, torch.bfloat16, enabled=has_bfloat16(self.device)):
+            logits = self.net(inputs)
+        loss = cross_entropy(logits.float(), targets, label_smoothing=self.recipe.smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -102,11 +105,16 @@ class Trainer:
         """Go on where a checkpoint stopped.
 
         Raises:
-            ResumeError: the checkpoint was made with another recipe.
+            ResumeError: the checkpoint is damaged, or of another recipe or other images.
         """
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["recipe"] != asdict(self.recipe):
-            raise ResumeError(f"{path} is of another recipe: delete it, or name another OUT")
+        remedy = "delete it, or name another OUT"
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # whatever the unpickler makes of the bytes
+            raise ResumeError(f"{path} is damaged: {remedy}") from error
+        for key, mine in (("recipe", asdict(self.recipe)), ("images", self.images)):
+            if state.get(key) != mine:
+                raise ResumeError(f"{path} is of a run with other {key}: {remedy}")
         self.log = state["log"]
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
@@ -115,6 +123,7 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         return {
             "recipe": asdict(self.recipe),
+            "images": self.images,
             "log": self.log,
             "net": self.net.state_dict(),
             "average": self.average.state_dict(),
@@ -136,3 +145,17 @@ class Trainer:
     def _generator(self, stream: int) -> torch.Generator:
         """Return the random numbers of one purpose: the seed's stream of that number."""
         return torch.Generator().manual_seed((self.recipe.seed << 32) + stream + 2**31)
+
+
+def has_bfloat16(device: str) -> bool:
+    """Tell whether a device has units for bfloat16; with them training is some 3 times faster."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def _fingerprint(data: Images) -> str:
+    """Return what only these images and targets have."""
+    digest = hashlib.sha256(data.targets.numpy().tobytes())
+    digest.update(data.pixels.numpy().tobytes())
+    return digest.hexdigest()

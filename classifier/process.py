@@ -1,0 +1,55 @@
+"""Know a process again: its number alone may be another's by now."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import psutil
+
+
+def identity(pid: int) -> str | None:
+    """Return what only this process has: its number, start and boot; None where there is none.
+
+    The start is the kernel's count since the boot: unlike a time, it does not move with the clock.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    state, *fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    return None if state in "ZX" else f"{pid} {fields[18]} {boot}"
+
+
+def end(process: psutil.Process, deadline: float) -> None:
+    """End a process and all that it started; what still runs after `deadline` s is killed."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [process, *process.children(recursive=True)]
+        process.terminate()
+        for straggler in wait(family, deadline):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                straggler.kill()
+        wait(family, deadline)
+
+
+def wait(processes: list[psutil.Process], deadline: float) -> list[psutil.Process]:
+    """Wait until processes have ended, for `deadline` s at most; return those that have not.
+
+    One that has ended counts as ended, whether or not its parent has asked for its end.
+    """
+    _, alive = psutil.wait_procs([p for p in processes if not ended(p)], timeout=0)
+    step = 0.1
+    while alive and deadline > 0:
+        psutil.wait_procs(alive, timeout=step)
+        alive = [p for p in alive if not ended(p)]
+        deadline -= step
+    return alive
+
+
+def ended(process: psutil.Process) -> bool:
+    """Tell whether a process has ended, perhaps waiting for its parent to notice."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 ENLARGED = (512, 512)
 
 
-def as_jpeg(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Compress uint8 32×32×3 pixels as JPEG of quality 75 with 4:2:0 subsampling."""
+def as_jpeg(pixels: NDArray[np.uint8], quality: int = 75) -> NDArray[np.uint8]:
+    """Compress uint8 H×W×3 pixels as JPEG with 4:2:0 subsampling, as cameras and the web do."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=75, subsampling="4:2:0")
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
     return decode(buffer.getvalue())
 
 

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch.nn.functional import pad
 
+from .arrivals import as_jpeg
+
 SHIFT = 4
 """Images are shifted by up to so many pixels each way; what moves in is a reflection."""
+
+QUALITIES = (50, 95)
+"""The range of qualities of JPEGs."""
+
+
+def compress(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Compress each of the uint8 N×H×W×3 images as a JPEG of random quality."""
+    low, high = QUALITIES
+    qualities = torch.randint(low, high + 1, (len(pixels),), generator=generator).tolist()
+    pairs = zip(pixels.numpy(), qualities, strict=True)
+    return torch.from_numpy(np.stack([as_jpeg(image, quality) for image, quality in pairs]))
 
 
 def shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -14,8 +14,9 @@ class Recipe:
     """How the net is trained. The defaults are those of the released weights.
 
     Nesterov SGD with a one-cycle learning rate, weight decay on weights but not on norms and
-    biases, label smoothing, flips and reflected shifts, lighter dropout than the net's own
-    defaults (which are meant for longer training), and an average of the weights over time.
+    biases, label smoothing, flips, reflected shifts and JPEG artefacts, lighter dropout than the
+    net's own defaults (which are meant for longer training), and an average of the weights over
+    time.
     """
 
     epochs: int = 30
@@ -26,6 +27,7 @@ class Recipe:
     decay: float = 5e-4
     smoothing: float = 0.1
     dropout: tuple[float, float, float, float] = (0.05, 0.05, 0.1, 0.2)
+    jpeg: float = 0.5  # the share of images that are shown as JPEGs of some quality
     averaging: float = 0.998  # what the average keeps of itself at each step
     seed: int = 0
 

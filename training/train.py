@@ -23,6 +23,7 @@ from model import Classifier
 from model.weights import LOCK, WEIGHTS, digest, fit
 
 from . import data, report
+from .data import Images
 from .evaluate import probabilities
 from .metrics import measure
 from .recipe import Recipe
@@ -130,7 +131,8 @@ def _announce(trainer: Trainer, dataset: Dataset, seconds: float) -> None:
 
 def _seconds_a_step(recipe: Recipe, dataset: Dataset, device: str) -> float:
     """Measure some steps of a run that is thrown away; the first one only warms up."""
-    trial = Trainer(recipe, dataset.train, len(dataset.labels), device)
+    few = Images(*(tensor[: recipe.batch * TRIAL_STEPS] for tensor in dataset.train))
+    trial = Trainer(recipe, few, len(dataset.labels), device)
     trial.advance()
     start = time.perf_counter()
     for _ in range(TRIAL_STEPS):

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from model.image import normalise
 from model.net import Net
 
-from .augment import flip, shift
+from .augment import compress, flip, shift
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +45,9 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.recipe, self.device = recipe, device
         self.pixels, self.targets = data.pixels.to(device), data.targets.to(device)
+        once = self._generator(-1)
+        self.mirrored = torch.rand(len(data.targets), generator=once) < 0.5
+        self.jpegs = compress(data.pixels, once).to(device)
         net = Net(classes, recipe.dropout).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net: Net = net
         keep = get_ema_multi_avg_fn(recipe.averaging)
@@ -66,7 +69,6 @@ class Trainer:
         self.log: list[tuple[float, float]] = []  # loss and accuracy in [0, 1] of each step
         self.steps_per_epoch = len(data.targets) // recipe.batch
         self.steps = recipe.epochs * self.steps_per_epoch
-        self.mirrored = torch.rand(len(data.targets), generator=self._generator(-1)) < 0.5
 
     @property
     def step(self) -> int:
@@ -137,10 +139,12 @@ class Trainer:
         chosen = order[place * self.recipe.batch :][: self.recipe.batch]
         generator = self._generator(self.step)
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # for dropout
-        images = normalise(self.pixels[chosen.to(self.device)])
+        as_jpeg = torch.rand(len(chosen), generator=generator) < self.recipe.jpeg
         mirror = self.mirrored[chosen] ^ bool(epoch % 2)
-        images = shift(flip(images, mirror.to(self.device)), generator)
-        return images, self.targets[chosen.to(self.device)]
+        chosen, as_jpeg, mirror = (t.to(self.device) for t in (chosen, as_jpeg, mirror))
+        pixels = torch.where(as_jpeg.view(-1, 1, 1, 1), self.jpegs[chosen], self.pixels[chosen])
+        images = shift(flip(normalise(pixels), mirror), generator)
+        return images, self.targets[chosen]
 
     def _generator(self, stream: int) -> torch.Generator:
         """Return the random numbers of one purpose: the seed's stream of that number."""

@@ -15,7 +15,7 @@ $(foreach a,$(ARGUMENTS),$(if $(filter environment,$(origin $(a))),$(eval $(a):=
 option = $(if $($(2)),$(1) '$(subst ','\'',$($(2)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop status archive train evaluate test lint clean
+.PHONY: help serve stop status archive train evaluate experiments test lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ train: $(READY) ## train: make train [EPOCHS=30] [DATA=dir] [NAME=cifar10] [OUT=
 
 evaluate: $(READY) ## top-1 on held-out images: make evaluate [ARCHIVE=cifar10:1.0] [SERVER=http://…] [DATA=dir] [ARRIVALS=1]
 	@$(BIN)/python -m training.evaluate $(call option,--archive,ARCHIVE) $(call option,--server,SERVER) $(call option,--data,DATA) $(if $(ARRIVALS),--arrivals)
+
+experiments: $(READY) ## what each part of the recipe gives, on a split of the training images (hours)
+	@$(TRAIN_ENV) $(BIN)/python -m training.experiments $(call option,--epochs,EPOCHS) $(call option,--data,DATA) $(call option,--out,OUT)
 
 test: $(READY) ## run the tests, against a real TorchServe
 	@$(BIN)/python -m pytest

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,11 +17,15 @@ from safetensors.torch import save
 
 from model import Classifier
 from model.classifier import read_labels
+from model.image import normalise
 from model.weights import digest, fit, read
-from training import augment, cifar10, evaluate, train
+from training import augment, cifar10, data, evaluate, experiments, metrics, train
 from training.data import DataError, Dataset, Images
 from training.recipe import Recipe
 from training.trainer import ResumeError, Trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 RECIPE = Recipe(epochs=2, batch=32, peak_rate=0.05)
 
@@ -122,9 +129,9 @@ def test_what_is_written_is_locked(tmp_path: Path) -> None:
     assert lock["accuracy"] == {"val": measured.accuracy}
     assert lock["recipe"]["epochs"] == 2
     assert read_labels(tmp_path / "index_to_name.json") == ["dark", "light"]
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["accuracy"] == measured.accuracy
-    assert len(metrics["epochs"]) == 2
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written["accuracy"] == measured.accuracy
+    assert len(written["epochs"]) == 2
     for name in ("curves.png", "confusion.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 500
@@ -166,6 +173,73 @@ def test_flips_those_that_are_asked_for() -> None:
     assert torch.equal(flipped[1], images[1])
 
 
+@pytest.mark.parametrize(("share", "as_jpeg"), [(0, [0]), (0.5, range(8, 25)), (1, [32])])
+def test_shows_that_share_of_the_images_as_jpeg(share: float, as_jpeg: Sequence[int]) -> None:
+    dots = 200 * torch.randint(2, (128, 32, 32, 3), generator=torch.Generator().manual_seed(0))
+    images = Images(dots.to(torch.uint8), torch.arange(128))
+    shown, _ = Trainer(replace(RECIPE, jpeg=share), images, classes=2, device="cpu")._batch()
+    both = normalise(torch.tensor([[[[0, 0, 0], [200, 200, 200]]]], dtype=torch.uint8)).unique()
+    assert sum(not torch.isin(image, both).all() for image in shown) in as_jpeg
+
+
+def test_compresses_to_what_looks_alike() -> None:
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.linspace(0, 255, 32).expand(4, 3, 32, 32).permute(0, 2, 3, 1).to(torch.uint8)
+    changed = augment.compress(smooth, generator)
+    assert changed.dtype == torch.uint8
+    assert changed.shape == smooth.shape
+    assert 0 < (changed.int() - smooth.int()).abs().float().mean() < 8
+
+
+def test_cuts_a_square_out_of_each_image() -> None:
+    cut = augment.cut(torch.ones(256, 3, 32, 32), 8, torch.Generator().manual_seed(0))
+    gone = (cut == 0).sum((1, 2, 3)) // 3
+    assert gone.max() == 64
+    assert gone.min() < 40, "some lie half outside"
+    assert len({tuple(image[0].argmin(1).tolist()) for image in cut}) > 100
+
+
+def test_calibration_changes_how_sure_but_not_of_what() -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(4000, 10)) * 2
+    true = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    targets = np.array([generator.choice(10, p=p) for p in true])
+    timid = metrics.at_temperature(true.astype(np.float32), 2)
+    assert metrics.best_temperature(timid, targets) == pytest.approx(0.5, abs=0.05)
+    assert metrics.calibration_error(timid, targets) > 0.1
+    assert metrics.calibration_error(metrics.at_temperature(timid, 0.5), targets) < 0.03
+
+    plain, warm = trainer(), trainer(replace(RECIPE, temperature=2))
+    found, scaled = (
+        evaluate.probabilities(Classifier(fit(t.weights(), 2), "ab"), blobs(20))
+        for t in (plain, warm)
+    )
+    assert np.abs(scaled - metrics.at_temperature(found, 2)).max() < 1e-6
+
+
+def test_experiments_measure_what_was_held_out(tmp_path: Path) -> None:
+    train_images, held_out = data.split(blobs(128), 28, seed=0)
+    assert (len(train_images.targets), len(held_out.targets)) == (100, 28)
+    together = torch.cat([train_images.pixels, held_out.pixels])
+    assert together.long().sum() == blobs(128).pixels.long().sum()
+
+    recipe = replace(RECIPE, averaging=0.5, epochs=6)
+    found = experiments.experiment(recipe, train_images, held_out, tmp_path / "x.pt")
+    assert set(found["accuracy"].values()) == {1.0}
+    assert experiments.experiment(recipe, train_images, held_out, tmp_path / "x.pt") == {
+        **found,
+        "seconds": 0,
+    }, "it goes on from the end"
+    assert "| x | 6 | 100.00% |" in experiments.table({"x": found})
+
+
+def test_each_experiment_adds_one_thing() -> None:
+    recipes = [asdict(recipe) for recipe in experiments.ladder().values()]
+    for before, after in itertools.pairwise(recipes[:-1]):
+        assert sum(before[key] != after[key] for key in before) == 1
+    assert {**recipes[-1], "temperature": Recipe.temperature} == asdict(Recipe())
+
+
 def test_says_where_there_is_no_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no cifar-10-batches-py"):
         cifar10.load(train=True, root=str(tmp_path))
@@ -186,7 +260,7 @@ def test_each_image_is_seen_once_an_epoch_and_mirrored_in_the_next(
 ) -> None:
     monkeypatch.setattr(augment, "SHIFT", 0)
     numbered = Images(blobs(128).pixels, torch.arange(128))
-    trained = Trainer(RECIPE, numbered, classes=2, device="cpu")
+    trained = Trainer(replace(RECIPE, jpeg=0), numbered, classes=2, device="cpu")
     seen = []
     for _ in range(8):
         seen.append(trained._batch())

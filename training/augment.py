@@ -37,3 +37,20 @@ def shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 def flip(images: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
     """Mirror those of the N×C×H×W images, left to right, for which the bool tensor N is True."""
     return torch.where(which.view(-1, 1, 1, 1), images.flip(3), images)
+
+
+def cut(images: torch.Tensor, edge: int, generator: torch.Generator) -> torch.Tensor:
+    """Blank a square of each of the float N×C×H×W images; its centre lies anywhere in it."""
+    count, _, height, width = images.shape
+    rows, columns = (
+        (torch.arange(size) - torch.randint(size, (count, 1), generator=generator) + edge // 2).to(
+            images.device
+        )
+        for size in (height, width)
+    )
+    square = _inside(rows, edge)[:, None, :, None] & _inside(columns, edge)[:, None, None, :]
+    return images.masked_fill(square, 0)
+
+
+def _inside(positions: torch.Tensor, edge: int) -> torch.Tensor:
+    return (positions >= 0) & (positions < edge)

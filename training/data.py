@@ -31,6 +31,16 @@ class Images(NamedTuple):
         return Images(torch.tensor(pixels), torch.tensor(targets, dtype=torch.int64))
 
 
+def split(images: Images, held_out: int, seed: int) -> tuple[Images, Images]:
+    """Return images without so many of them, drawn at random by the seed, and these."""
+    order = torch.randperm(len(images.targets), generator=torch.Generator().manual_seed(seed))
+    first, second = order[held_out:], order[:held_out]
+    return (
+        Images(images.pixels[first], images.targets[first]),
+        Images(images.pixels[second], images.targets[second]),
+    )
+
+
 @dataclass(frozen=True)
 class Dataset:
     """What is trained on, and what was kept out to measure with."""

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 BINS = 15
 """Bins of confidence in the calibration error, as in Guo et al., 2017."""
 
+TEMPERATURES = [n / 100 for n in range(20, 301)]
+"""What is tried in calibration."""
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -38,6 +41,18 @@ class Metrics:
     log_loss: float
 
 
+def at_temperature(probabilities: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+    """Return the probabilities, float N×classes, of the same logits divided by a temperature."""
+    scaled = probabilities.clip(1e-12) ** (1 / temperature)
+    result: NDArray[np.float32] = scaled / scaled.sum(1, keepdims=True)
+    return result
+
+
+def best_temperature(probabilities: NDArray[np.float32], targets: NDArray[Any]) -> float:
+    """Return the temperature, of TEMPERATURES, at which the log loss is least."""
+    return min(TEMPERATURES, key=lambda t: log_loss(at_temperature(probabilities, t), targets))
+
+
 def measure(
     probabilities: NDArray[np.float32], targets: NDArray[np.int64], labels: Sequence[str]
 ) -> Metrics:
@@ -46,15 +61,20 @@ def measure(
     confusion = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(confusion, (targets, predicted), 1)
     by_label = confusion.diagonal() / confusion.sum(1)
-    right = probabilities[np.arange(len(targets)), targets]
     return Metrics(
         images=len(targets),
         accuracy=float((predicted == targets).mean()),
         by_label=dict(zip(labels, by_label.tolist(), strict=True)),
         confusion=confusion.tolist(),
         calibration_error=calibration_error(probabilities, targets),
-        log_loss=float(-np.log(right.clip(1e-12)).mean()),
+        log_loss=log_loss(probabilities, targets),
     )
+
+
+def log_loss(probabilities: NDArray[np.float32], targets: NDArray[Any]) -> float:
+    """Return the mean of -log of the right label's probability, in nats."""
+    right = probabilities[np.arange(len(targets)), targets]
+    return float(-np.log(right.clip(1e-12)).mean())
 
 
 def calibration_error(probabilities: NDArray[np.float32], targets: NDArray[Any]) -> float:

@@ -28,7 +28,9 @@ class Recipe:
     smoothing: float = 0.1
     dropout: tuple[float, float, float, float] = (0.05, 0.05, 0.1, 0.2)
     jpeg: float = 0.5  # the share of images that are shown as JPEGs of some quality
+    cutout: int = 0  # edge, in pixels, of the square that is blanked in each image
     averaging: float = 0.998  # what the average keeps of itself at each step
+    temperature: float = 1.0  # what the trained net's logits are divided by
     seed: int = 0
 
     @classmethod

@@ -47,9 +47,8 @@ def train(recipe: Recipe, dataset: Dataset, out: Path) -> bool:
     Raises:
         ResumeError: the folder holds the checkpoint of another run.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    seconds = _seconds_a_step(recipe, dataset, device)
-    trainer = Trainer(recipe, dataset.train, len(dataset.labels), device)
+    seconds = _seconds_a_step(recipe, dataset)
+    trainer = Trainer(recipe, dataset.train, len(dataset.labels), device())
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / CHECKPOINT
     if checkpoint.exists():
@@ -129,10 +128,10 @@ def _announce(trainer: Trainer, dataset: Dataset, seconds: float) -> None:
     )
 
 
-def _seconds_a_step(recipe: Recipe, dataset: Dataset, device: str) -> float:
+def _seconds_a_step(recipe: Recipe, dataset: Dataset) -> float:
     """Measure some steps of a run that is thrown away; the first one only warms up."""
     few = Images(*(tensor[: recipe.batch * TRIAL_STEPS] for tensor in dataset.train))
-    trial = Trainer(recipe, few, len(dataset.labels), device)
+    trial = Trainer(recipe, few, len(dataset.labels), device())
     trial.advance()
     start = time.perf_counter()
     for _ in range(TRIAL_STEPS):
@@ -140,7 +139,13 @@ def _seconds_a_step(recipe: Recipe, dataset: Dataset, device: str) -> float:
     return (time.perf_counter() - start) / TRIAL_STEPS
 
 
-def _positive(text: str) -> int:
+def device() -> str:
+    """Return where to train: CUDA where there is a device for it, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def positive(text: str) -> int:
+    """Read a whole number above 0."""
     if (value := int(text)) < 1:
         raise ValueError
     return value
@@ -162,9 +167,7 @@ def _interrupts() -> Iterator[Event]:
 def main() -> int:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="make train", description=__doc__)
-    parser.add_argument(
-        "--epochs", type=_positive, help="fewer are quicker; the recipe's if absent"
-    )
+    parser.add_argument("--epochs", type=positive, help="fewer are quicker; the recipe's if absent")
     parser.add_argument("--data", help="train/<class>/* and val/<class>/*, or CIFAR-10")
     parser.add_argument("--name", default="cifar10", help="name of the model")
     parser.add_argument("--out", type=Path, help="run/train/<name> if absent")

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from model.image import normalise
 from model.net import Net
 
-from .augment import compress, flip, shift
+from .augment import compress, cut, flip, shift
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,8 +93,10 @@ class Trainer:
         return self.log[-1]
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return the averaged state dict, on the CPU."""
-        state = self.average.module.state_dict()
+        """Return the averaged state dict, on the CPU, calibrated: the last layer is scaled."""
+        state = dict(self.average.module.state_dict())
+        for name in ("fc2.weight", "fc2.bias"):
+            state[name] = state[name] / self.recipe.temperature
         return {name: tensor.cpu().contiguous() for name, tensor in state.items()}
 
     def save(self, path: Path) -> None:
@@ -144,6 +146,8 @@ class Trainer:
         chosen, as_jpeg, mirror = (t.to(self.device) for t in (chosen, as_jpeg, mirror))
         pixels = torch.where(as_jpeg.view(-1, 1, 1, 1), self.jpegs[chosen], self.pixels[chosen])
         images = shift(flip(normalise(pixels), mirror), generator)
+        if self.recipe.cutout:
+            images = cut(images, self.recipe.cutout, generator)
         return images, self.targets[chosen]
 
     def _generator(self, stream: int) -> torch.Generator:

@@ -1,0 +1,143 @@
+"""What each part of the recipe gives, on a split of CIFAR-10's training images.
+
+5,000 of the 50,000 training images are held out and measured on. The test images have no part in
+it: what is chosen here is not chosen by them. `make experiments` writes a table and, for each
+recipe, a JSON file; an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from torch.optim.swa_utils import update_bn
+
+from model import Classifier
+from model.image import normalise
+from model.net import DROPOUT
+
+from . import cifar10, metrics
+from .arrivals import ARRIVALS, arrive
+from .data import DataError, Images, split
+from .evaluate import BATCH, accuracy, probabilities
+from .recipe import Recipe
+from .train import device, positive, run
+from .trainer import Trainer
+
+if TYPE_CHECKING:
+    from model.net import Net
+
+HELD_OUT = 5000
+SEED = 0  # of the split
+SHORT = 8  # epochs of the experiments; the last one is the released recipe, as long as it is
+
+
+def ladder(epochs: int = SHORT) -> dict[str, Recipe]:
+    """Return recipes by name; each adds one thing to the one before."""
+    plain = Recipe(epochs=epochs, smoothing=0, dropout=DROPOUT, jpeg=0, averaging=0, temperature=1)
+    light = replace(plain, dropout=Recipe.dropout)
+    smooth = replace(light, smoothing=Recipe.smoothing)
+    averaged = replace(smooth, averaging=Recipe.for_images(45_000, epochs).averaging)
+    jpeg = replace(averaged, jpeg=Recipe.jpeg)
+    return {
+        "plain": plain,
+        "light-dropout": light,
+        "label-smoothing": smooth,
+        "averaging": averaged,
+        "jpeg": jpeg,
+        "cutout": replace(jpeg, cutout=8),
+        "released": replace(Recipe(), temperature=1),
+    }
+
+
+def experiment(recipe: Recipe, train: Images, held_out: Images, out: Path) -> dict[str, Any]:
+    """Train by a recipe, or go on, and return what was found; `out` keeps the checkpoint.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted.
+    """
+    trainer = Trainer(recipe, train, len(cifar10.LABELS), device())
+    if out.exists():
+        trainer.resume(out)
+    start = time.monotonic()
+    if not run(trainer, out):
+        raise KeyboardInterrupt
+    seconds = time.monotonic() - start
+    average = cast("Net", trainer.average.module)
+    found = probabilities(_classifier(average), held_out)
+    targets = held_out.targets.numpy()
+    temperature = metrics.best_temperature(found, targets)
+    calibrated = metrics.at_temperature(found, temperature)
+    return {
+        "recipe": asdict(recipe),
+        "seconds": round(seconds),
+        "accuracy": {
+            "last weights": accuracy(_classifier(trainer.net), held_out),
+            "averaged weights": float((found.argmax(1) == targets).mean()),
+            "averaged weights, statistics anew": accuracy(
+                _classifier(_with_statistics_anew(average, train)), held_out
+            ),
+            **{how: accuracy(_classifier(average), arrive(held_out, how)) for how in ARRIVALS},
+        },
+        "calibration_error": metrics.calibration_error(found, targets),
+        "temperature": temperature,
+        "calibration_error_at_temperature": metrics.calibration_error(calibrated, targets),
+    }
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Return results as a Markdown table."""
+    columns = list(next(iter(results.values()))["accuracy"])
+    rows = [["recipe", "epochs", *columns], ["---"] * (len(columns) + 2)]
+    for name, result in results.items():
+        accuracies = [f"{result['accuracy'][column]:.2%}" for column in columns]
+        rows.append([name, str(result["recipe"]["epochs"]), *accuracies])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _classifier(net: Net) -> Classifier:
+    """Return a classifier of a copy of the net, which is not disturbed."""
+    return Classifier(copy.deepcopy(net).cpu().eval(), cifar10.LABELS)
+
+
+def _with_statistics_anew(net: Net, images: Images) -> Net:
+    """Return a copy of the net whose batch norms hold the statistics of the images."""
+    fresh = copy.deepcopy(net).cpu()
+    pixels = images.pixels
+    update_bn((normalise(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)), fresh)
+    return fresh
+
+
+def main() -> int:
+    """Run the experiments that are not yet done, and print the table."""
+    parser = argparse.ArgumentParser(prog="make experiments", description=main.__doc__)
+    parser.add_argument("--epochs", type=positive, default=SHORT, help="of all but the last")
+    parser.add_argument("--data", help="CIFAR-10")
+    parser.add_argument("--out", type=Path, default=Path("run/experiments"))
+    arguments = parser.parse_args()
+    try:
+        train, held_out = split(cifar10.load(train=True, root=arguments.data), HELD_OUT, SEED)
+    except DataError as error:
+        print(f"make experiments: {error}", file=sys.stderr)
+        return 1
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    results = {}
+    for name, recipe in ladder(arguments.epochs).items():
+        path = arguments.out / f"{name}.json"
+        if not path.exists():
+            print(f"{name}: {recipe}")
+            found = experiment(recipe, train, held_out, path.with_suffix(".pt"))
+            path.write_text(json.dumps(found, indent=2) + "\n")
+        results[name] = json.loads(path.read_text())
+    print(table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -37,13 +37,17 @@ def read(path: Path) -> Properties:
     """Read a .properties file of `key=value` lines.
 
     Raises:
-        ServerError: the file is missing.
+        ServerError: the file is missing, or a line goes on in the next.
     """
     try:
         lines = [line.strip() for line in path.read_text().splitlines()]
     except FileNotFoundError:
         raise ServerError(f"{path} is missing: run this in the project's folder") from None
-    pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
+    settings = [line for line in lines if line and not line.startswith("#")]
+    going_on = [line for line in settings if line.endswith("\\")]
+    if going_on:
+        raise ServerError(f"{path}: put the setting {going_on[0]!r} on one line")
+    pairs = [line.partition("=") for line in settings]
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 

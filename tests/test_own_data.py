@@ -86,11 +86,37 @@ def test_what_was_trained_is_served_with_its_labels(deployment: Deployment, shap
     url = f"{deployment.inference}/predictions/pets"
     dataset = data.load(str(shapes))
     assert dataset.labels == SHAPES
-    served = evaluate.served_accuracy(url, dataset.held_out, dataset.labels)
+    answers = evaluate.ask(url, dataset.labels, dataset.held_out.pixels.numpy())
+    served = (answers.predicted == dataset.held_out.targets.numpy()).mean()
     assert served >= 0.95
     answer = deployment.server.predict("pets", encode(draw("disc", random.Random(1))))
     assert sorted(answer) == sorted(SHAPES), "all labels, as there are fewer than five"
     assert sum(answer.values()) == pytest.approx(1)
+
+
+def test_evaluation_tells_of_a_server(
+    deployment: Deployment,
+    shapes: Path,
+    tree: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(evaluate, "STRANGE", 20)
+    options = ["evaluate", "--archive=pets:1.0", f"--server={deployment.inference}/"]
+    monkeypatch.setattr("sys.argv", [*options, f"--data={shapes}", "--details"])
+    assert evaluate.main() == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith(f"{deployment.inference}/predictions/pets/1.0: ")
+    assert told[0].endswith("% of 90 images right (val)")
+    for beginning in ("bar", "expected calibration", "90% sure", "as JPEG", "enlarged"):
+        assert any(line.startswith(beginning) for line in told), beginning
+    assert sum("of 20 images of" in line for line in told) == 3
+
+    for part in ("train", "val"):
+        (tree / part / "ring").rename(tree / part / "rung")
+    monkeypatch.setattr("sys.argv", [*options, f"--data={tree}"])
+    assert evaluate.main() == 1
+    assert "answers 'ring', which the data does not have" in capsys.readouterr().err
 
 
 def test_the_held_out_images_are_those_of_val(shapes: Path) -> None:

@@ -118,6 +118,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         releases.read(tmp_path / "releases.toml")
     with pytest.raises(ServerError, match=r"config\.properties is missing"):
         config.read(tmp_path / "config.properties")
+    (tmp_path / "config.properties").write_text("vmargs=-Xmx1g \\\n  -Xms1g\n")
+    with pytest.raises(ServerError, match="on one line"):
+        config.read(tmp_path / "config.properties")
 
 
 def test_the_generated_configuration_serves_the_releases(tmp_path: Path) -> None:

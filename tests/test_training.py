@@ -132,7 +132,7 @@ def test_what_is_written_is_locked(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["accuracy"] == measured.accuracy
     assert len(written["epochs"]) == 2
-    for name in ("curves.png", "confusion.png"):
+    for name in ("curves.png", "confusion.png", "calibration.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 500
 
@@ -206,12 +206,13 @@ def test_calibration_changes_how_sure_but_not_of_what() -> None:
     targets = np.array([generator.choice(10, p=p) for p in true])
     timid = metrics.at_temperature(true.astype(np.float32), 2)
     assert metrics.best_temperature(timid, targets) == pytest.approx(0.5, abs=0.05)
-    assert metrics.calibration_error(timid, targets) > 0.1
-    assert metrics.calibration_error(metrics.at_temperature(timid, 0.5), targets) < 0.03
+    right = true.argmax(1) == targets
+    assert metrics.calibration_error(timid.max(1), right) > 0.1
+    assert metrics.calibration_error(metrics.at_temperature(timid, 0.5).max(1), right) < 0.03
 
     plain, warm = trainer(), trainer(replace(RECIPE, temperature=2))
     found, scaled = (
-        evaluate.probabilities(Classifier(fit(t.weights(), 2), "ab"), blobs(20))
+        evaluate.probabilities(Classifier(fit(t.weights(), 2), "ab"), blobs(20).pixels.numpy())
         for t in (plain, warm)
     )
     assert np.abs(scaled - metrics.at_temperature(found, 2)).max() < 1e-6

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
 from model.image import decode, resize
-
-from .data import Images
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,11 +19,16 @@ if TYPE_CHECKING:
 ENLARGED = (512, 512)
 
 
+def encode(pixels: NDArray[np.uint8], kind: str, **options: Any) -> bytes:
+    """Encode uint8 H×W×3 pixels as a file of a format that PIL can write."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
 def as_jpeg(pixels: NDArray[np.uint8], quality: int = 75) -> NDArray[np.uint8]:
     """Compress uint8 H×W×3 pixels as JPEG with 4:2:0 subsampling, as cameras and the web do."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    return decode(buffer.getvalue())
+    return decode(encode(pixels, "JPEG", quality=quality, subsampling="4:2:0"))
 
 
 def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -40,7 +42,6 @@ ARRIVALS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 }
 
 
-def arrive(images: Images, how: str) -> Images:
-    """Let all images arrive in one of the ways of ARRIVALS."""
-    changed = [ARRIVALS[how](p) for p in tqdm(images.pixels.numpy(), desc=how, unit=" images")]
-    return Images(torch.from_numpy(np.stack(changed)), images.targets)
+def arrive(pixels: NDArray[np.uint8], how: str) -> NDArray[np.uint8]:
+    """Let images, uint8 N×32×32×3, arrive in one of the ways of ARRIVALS."""
+    return np.stack([ARRIVALS[how](image) for image in tqdm(pixels, desc=how, unit=" images")])

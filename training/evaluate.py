@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 from classifier import bundle, http, releases, store
 from classifier.errors import ClassifierError
 
-from .arrivals import ARRIVALS, arrive
+from .arrivals import ARRIVALS, arrive, encode
 from .data import DataError, Images, load
+from .metrics import calibration_error
+from .strangers import STRANGERS, draw
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,49 +30,61 @@ if TYPE_CHECKING:
 
 BATCH = 250
 CONNECTIONS = 32
+SURE = 0.9  # a probability that many would act on
+STRANGE = 1000  # images of none of the classes, of each kind
 
 
-def probabilities(classifier: Classifier, images: Images) -> NDArray[np.float32]:
-    """Classify all images, in batches: float32 N×classes."""
-    pixels = images.pixels.numpy()
+class Answers(NamedTuple):
+    """What was said of N images: the likeliest label's number, and its probability in [0, 1]."""
+
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+
+
+def probabilities(classifier: Classifier, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Classify images, uint8 N×32×32×3, in batches: float32 N×classes."""
     parts = [classifier.probabilities(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
     return np.concatenate(parts)
 
 
 def accuracy(classifier: Classifier, images: Images) -> float:
     """Return the share of images, in [0, 1], whose likeliest label is the right one."""
-    right = probabilities(classifier, images).argmax(1) == images.targets.numpy()
+    right = probabilities(classifier, images.pixels.numpy()).argmax(1) == images.targets.numpy()
     return float(right.mean())
 
 
-def served_accuracy(url: str, images: Images, labels: tuple[str, ...]) -> float:
-    """Return the share of images, in [0, 1], that a server labels right, each sent as a PNG.
+def classify(classifier: Classifier, pixels: NDArray[np.uint8]) -> Answers:
+    """Classify images, uint8 N×32×32×3."""
+    found = probabilities(classifier, pixels)
+    return Answers(found.argmax(1), found.max(1))
+
+
+def ask(url: str, labels: Sequence[str], pixels: NDArray[np.uint8]) -> Answers:
+    """Classify images, uint8 N×32×32×3, on a server; each is sent as a PNG.
 
     Args:
         url: of the model, such as http://127.0.0.1:8080/predictions/cifar10.
-        images: uint8 32×32 pixels and their targets.
-        labels: in the order of the targets.
+        labels: in the order of their numbers.
+        pixels: the images.
 
     Raises:
         ServerError: an answer is none.
+        DataError: an answer is none of the labels.
     """
+    numbers = {label: number for number, label in enumerate(labels)}
     with http.session() as session, ThreadPoolExecutor(CONNECTIONS) as pool:
         session.mount("http", HTTPAdapter(pool_maxsize=CONNECTIONS))
 
-        def label(pixels: NDArray[np.uint8]) -> str:
-            return next(iter(http.predict(session, url, _png(pixels))))
+        def likeliest(image: NDArray[np.uint8]) -> tuple[int, float]:
+            label, probability = next(
+                iter(http.predict(session, url, encode(image, "PNG")).items())
+            )
+            if label not in numbers:
+                raise DataError(f"{url} answers {label!r}, which the data does not have")
+            return numbers[label], probability
 
-        answers = tqdm(
-            pool.map(label, images.pixels.numpy()), total=len(images.targets), unit=" images"
-        )
-        right = [labels[t] == got for t, got in zip(images.targets.tolist(), answers, strict=True)]
-    return float(np.mean(right))
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+        answers = list(tqdm(pool.map(likeliest, pixels), total=len(pixels), unit=" images"))
+    return Answers(np.array([a[0] for a in answers]), np.array([a[1] for a in answers]))
 
 
 def main() -> int:
@@ -81,11 +93,11 @@ def main() -> int:
     parser.add_argument("--archive", help="model:version in the model store; else the default")
     parser.add_argument("--data", help="val/<class>/*, or CIFAR-10")
     parser.add_argument("--server", help="inference address, such as http://127.0.0.1:8080")
-    parser.add_argument("--arrivals", action="store_true", help="also as JPEG, and enlarged")
+    parser.add_argument("--details", action="store_true", help="by label, calibration, limits")
     arguments = parser.parse_args()
     try:
         for line in evaluate(
-            arguments.archive, arguments.data, arguments.server, arguments.arrivals
+            arguments.archive, arguments.data, arguments.server, arguments.details
         ):
             print(line)
     except (ClassifierError, DataError) as error:
@@ -95,7 +107,7 @@ def main() -> int:
 
 
 def evaluate(
-    reference: str | None, root: str | None, server: str | None, arrivals: bool
+    reference: str | None, root: str | None, server: str | None, details: bool
 ) -> Iterator[str]:
     """Measure on a data set's held-out images; tell what was found, in words.
 
@@ -103,24 +115,48 @@ def evaluate(
         reference: `model:version`; the default of releases.toml if None.
         root: of the data set; CIFAR-10 if None.
         server: ask this one; if None, load the archive.
-        arrivals: measure also in each of the ways of ARRIVALS.
+        details: tell also of each label, of calibration, and of other images.
     """
     release = releases.read(Path("releases.toml"))[0]
     model, _, version = (reference or f"{release.model}:{release.default}").partition(":")
     dataset = load(root)
+    measure: Callable[[NDArray[np.uint8]], Answers]
     if server:
         where = f"{server.rstrip('/')}/predictions/{model}/{version}".rstrip("/")
-        measure = partial(served_accuracy, where, labels=dataset.labels)
+        measure = partial(ask, where, dataset.labels)
     else:
         archive = store.find(Path("model_store"), f"{model}:{version}")
         where, classifier = str(archive), bundle.load(archive)
         if classifier.labels != dataset.labels:
             raise DataError(f"{root} has classes {dataset.labels}, {where} {classifier.labels}")
-        measure = partial(accuracy, classifier)
-    count, name = len(dataset.held_out.targets), dataset.held_out_name
-    yield f"{where}: {measure(images=dataset.held_out):.2%} of {count:,} images right ({name})"
-    for how in ARRIVALS if arrivals else ():
-        yield f"{how}: {measure(images=arrive(dataset.held_out, how)):.2%}"
+        measure = partial(classify, classifier)
+    pixels, targets = (tensor.numpy() for tensor in dataset.held_out)
+    found = measure(pixels)
+    right = found.predicted == targets
+    yield f"{where}: {right.mean():.2%} of {len(targets):,} images right ({dataset.held_out_name})"
+    if details:
+        yield from _by_label(dataset.labels, targets, right)
+        yield from _calibration(found, right)
+        for how in ARRIVALS:
+            yield f"{how}: {(measure(arrive(pixels, how)).predicted == targets).mean():.2%} right"
+        for kind in STRANGERS:
+            sure = measure(draw(kind, STRANGE)).confidence >= SURE
+            yield f"{SURE:.0%} sure or more: {sure.mean():.1%} of {STRANGE:,} images of {kind}"
+
+
+def _by_label(
+    labels: Sequence[str], targets: NDArray[np.int64], right: NDArray[np.bool_]
+) -> Iterator[str]:
+    for number, label in enumerate(labels):
+        yield f"{label}: {right[targets == number].mean():.2%} right"
+
+
+def _calibration(found: Answers, right: NDArray[np.bool_]) -> Iterator[str]:
+    yield f"expected calibration error: {calibration_error(found.confidence, right):.2%}"
+    sure = found.confidence >= SURE
+    yield f"{SURE:.0%} sure or more: {sure.mean():.1%} of the images"
+    if sure.any():
+        yield f"  and of these {right[sure].mean():.2%} are right"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch.optim.swa_utils import update_bn
 
 from model import Classifier
@@ -70,8 +71,9 @@ def experiment(recipe: Recipe, train: Images, held_out: Images, out: Path) -> di
         raise KeyboardInterrupt
     seconds = time.monotonic() - start
     average = cast("Net", trainer.average.module)
-    found = probabilities(_classifier(average), held_out)
+    found = probabilities(_classifier(average), held_out.pixels.numpy())
     targets = held_out.targets.numpy()
+    right = found.argmax(1) == targets
     temperature = metrics.best_temperature(found, targets)
     calibrated = metrics.at_temperature(found, temperature)
     return {
@@ -79,15 +81,23 @@ def experiment(recipe: Recipe, train: Images, held_out: Images, out: Path) -> di
         "seconds": round(seconds),
         "accuracy": {
             "last weights": accuracy(_classifier(trainer.net), held_out),
-            "averaged weights": float((found.argmax(1) == targets).mean()),
+            "averaged weights": float(right.mean()),
             "averaged weights, statistics anew": accuracy(
                 _classifier(_with_statistics_anew(average, train)), held_out
             ),
-            **{how: accuracy(_classifier(average), arrive(held_out, how)) for how in ARRIVALS},
+            **{
+                how: accuracy(
+                    _classifier(average),
+                    held_out._replace(
+                        pixels=torch.from_numpy(arrive(held_out.pixels.numpy(), how))
+                    ),
+                )
+                for how in ARRIVALS
+            },
         },
-        "calibration_error": metrics.calibration_error(found, targets),
+        "calibration_error": metrics.calibration_error(found.max(1), right),
         "temperature": temperature,
-        "calibration_error_at_temperature": metrics.calibration_error(calibrated, targets),
+        "calibration_error_at_temperature": metrics.calibration_error(calibrated.max(1), right),
     }
 
 

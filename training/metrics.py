@@ -20,6 +20,21 @@ TEMPERATURES = [n / 100 for n in range(20, 301)]
 
 
 @dataclass(frozen=True)
+class Step:
+    """Images whose likeliest label has about the same probability.
+
+    Attributes:
+        images: how many.
+        confidence: the mean of those probabilities, in [0, 1].
+        accuracy: the share, in [0, 1], that is right.
+    """
+
+    images: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
 class Metrics:
     """How good probabilities are, measured on labelled images.
 
@@ -30,6 +45,7 @@ class Metrics:
         confusion: confusion[i][j] images of label i were taken for label j.
         calibration_error: the expected one, in [0, 1]: how far confidence is from accuracy, on
             average over BINS bins of confidence.
+        reliability: those bins that hold images.
         log_loss: the mean of -log of the right label's probability, in nats.
     """
 
@@ -38,6 +54,7 @@ class Metrics:
     by_label: dict[str, float]
     confusion: list[list[int]]
     calibration_error: float
+    reliability: list[Step]
     log_loss: float
 
 
@@ -61,12 +78,14 @@ def measure(
     confusion = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(confusion, (targets, predicted), 1)
     by_label = confusion.diagonal() / confusion.sum(1)
+    confidence, hits = probabilities.max(1), predicted == targets
     return Metrics(
         images=len(targets),
-        accuracy=float((predicted == targets).mean()),
+        accuracy=float(hits.mean()),
         by_label=dict(zip(labels, by_label.tolist(), strict=True)),
         confusion=confusion.tolist(),
-        calibration_error=calibration_error(probabilities, targets),
+        calibration_error=calibration_error(confidence, hits),
+        reliability=reliability(confidence, hits),
         log_loss=log_loss(probabilities, targets),
     )
 
@@ -77,9 +96,20 @@ def log_loss(probabilities: NDArray[np.float32], targets: NDArray[Any]) -> float
     return float(-np.log(right.clip(1e-12)).mean())
 
 
-def calibration_error(probabilities: NDArray[np.float32], targets: NDArray[Any]) -> float:
-    """Return the expected calibration error, in [0, 1]."""
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == targets
+def calibration_error(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
+    """Return the expected calibration error, in [0, 1].
+
+    Args:
+        confidence: the probability, N, of each image's likeliest label.
+        right: bool N, whether that label is the right one.
+    """
+    steps = reliability(confidence, right)
+    gaps = [step.images * abs(step.accuracy - step.confidence) for step in steps]
+    return sum(gaps) / len(right)
+
+
+def reliability(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> list[Step]:
+    """Return what images of about the same confidence have in common; arguments as above."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [abs((right[bins == b] - confidence[bins == b]).sum()) for b in range(BINS)]
-    return float(sum(gaps) / len(targets))
+    inside = [bins == index for index in np.unique(bins)]
+    return [Step(int(i.sum()), float(confidence[i].mean()), float(right[i].mean())) for i in inside]

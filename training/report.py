@@ -20,12 +20,13 @@ mpl.use("agg")  # files only: there may be no screen
 
 
 def write(trainer: Trainer, measured: Metrics, held_out: str, out: Path) -> None:
-    """Write curves.png, confusion.png and metrics.json to a folder."""
+    """Write curves.png, confusion.png, calibration.png and metrics.json to a folder."""
     epochs = by_epoch(trainer)
     metrics = {"held_out": held_out, **asdict(measured), "epochs": epochs}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     curves(epochs).savefig(out / "curves.png", dpi=100)
     confusion(measured, held_out).savefig(out / "confusion.png", dpi=100)
+    calibration(measured, held_out).savefig(out / "calibration.png", dpi=100)
 
 
 def by_epoch(trainer: Trainer) -> list[dict[str, float]]:
@@ -64,4 +65,24 @@ def confusion(measured: Metrics, held_out: str) -> Figure:
     axes.set_xlabel("taken for")
     axes.set_ylabel("is")
     axes.set_title(f"{measured.accuracy:.2%} of {measured.images:,} images right ({held_out})")
+    return figure
+
+
+def calibration(measured: Metrics, held_out: str) -> Figure:
+    """Draw how often answers are right that are so and so sure."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="gray", linestyle="--")
+    axes.plot(
+        [step.confidence for step in measured.reliability],
+        [step.accuracy for step in measured.reliability],
+        marker="o",
+    )
+    for step in measured.reliability:
+        where = (step.confidence, step.accuracy)
+        axes.annotate(f"{step.images:,}", where, (4, -12), textcoords="offset points", fontsize=7)
+    axes.set_xlabel("probability of the likeliest label")
+    axes.set_ylabel("share that is right")
+    axes.set_title(f"calibration error {measured.calibration_error:.2%} ({held_out})")
+    axes.grid(alpha=0.3)
     return figure

@@ -114,7 +114,7 @@ def write(trainer: Trainer, dataset: Dataset, measured: Metrics, out: Path) -> N
 def _measure(trainer: Trainer, dataset: Dataset) -> Metrics:
     net = fit(trainer.weights(), len(dataset.labels))
     classifier = Classifier(net, dataset.labels, trainer.device)
-    found = probabilities(classifier, dataset.held_out)
+    found = probabilities(classifier, dataset.held_out.pixels.numpy())
     return measure(found, dataset.held_out.targets.numpy(), dataset.labels)
 
 

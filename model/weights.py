@@ -41,11 +41,11 @@ def read(weights: Path, lock: Path) -> dict[str, Tensor]:
     """
     try:
         data = weights.read_bytes()
-        locked = json.loads(lock.read_text())
+        locked = dict(json.loads(lock.read_text()))
     except FileNotFoundError as error:
         raise WeightsError(f"{error.filename} is missing") from None
-    except ValueError as error:
-        raise WeightsError(f"{lock.name} is not JSON: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{lock.name} is no JSON object: {error}") from None
     for key, value in digest(data).items():
         if locked.get(key) != value:
             says = locked.get(key)

@@ -88,9 +88,13 @@ class Server:
     def process(self) -> psutil.Process | None:
         """Return the server's process, or None where what was started runs no more."""
         state = self._state()
-        if "pid" not in state or process.identity(state["pid"]) != state["identity"]:
+        known = state.get("identity")
+        if known is None or process.identity(state["pid"]) != known:
             return None
-        return psutil.Process(state["pid"])
+        try:
+            return psutil.Process(state["pid"])
+        except psutil.NoSuchProcess:  # it has ended since
+            return None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -199,8 +199,9 @@ def test_make_takes_its_arguments_from_the_command_line_alone() -> None:
     words = shlex.split(would_run("archive", "VERSION=2.0", f"WEIGHTS={path}", "STORE=s"))
     options = ["--version", "2.0", "--weights", path, "--store", "s"]
     assert words == [".venv/bin/classifier", "archive", *options]
-    assert "22.04" not in would_run("train", "EPOCHS=3", "OUT=o")
-    assert would_run("train", "EPOCHS=3", "OUT=o").endswith("--epochs '3' --out 'o'".strip())
+    words = shlex.split(would_run("train", "EPOCHS=3", "OUT=o"))
+    assert words[-4:] == ["--epochs", "3", "--out", "o"]
+    assert "training.train" in words[-5]
 
 
 def test_a_taken_port_is_named(deployment: Deployment) -> None:
@@ -312,14 +313,13 @@ def test_workers_import_from_the_archive_alone(
         done = subprocess.run([python, "-c", f"import {name}"], cwd=tmp_path, capture_output=True)
         assert done.returncode == found, f"{name}: {done.stderr.decode()}"
 
-    checkout = Path.cwd()
+    checkout, image = Path.cwd(), SAMPLE.read_bytes()
     shutil.copytree("deploy", tmp_path / "deploy")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setenv("PYTHONPATH", str(checkout))  # must not reach the workers
     deployment.start()
-    answer = deployment.predict(SAMPLE.read_bytes())
-    assert next(iter(answer.json())) == "cat"
+    assert next(iter(deployment.predict(image).json())) == "cat"
     process = deployment.server.process()
     assert process is not None
     workers = [

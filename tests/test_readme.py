@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from model import decode, load
+
+from . import reference
+from .images import SAMPLE
 
 if TYPE_CHECKING:
     import pytest
@@ -65,6 +71,16 @@ def test_python_blocks_work_as_printed(
         code = elsewhere(block, shared_deployment).replace('"model_store/', f'"{store}/')
         exec(code, {})  # noqa: S102
         assert "cat" in capsys.readouterr().out
+
+
+def test_readme_shows_the_answer_of_the_released_weights() -> None:
+    (row,) = load("model").probabilities(decode(SAMPLE.read_bytes())[None])
+    reference.assert_agrees(
+        json.loads(blocks("json")[0]), dict(zip(reference.LABELS, row, strict=True))
+    )
+    lock = json.loads(Path("model/weights.lock").read_text())
+    accuracy = f"{100 * lock['accuracy']['cifar10-test']:.2f} %"
+    assert f"right for {accuracy} of the 10,000 test images" in " ".join(README.split())
 
 
 def test_every_make_target_is_documented() -> None:

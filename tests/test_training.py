@@ -19,7 +19,7 @@ from model import Classifier
 from model.classifier import read_labels
 from model.image import normalise
 from model.weights import digest, fit, read
-from training import augment, cifar10, data, evaluate, experiments, metrics, train
+from training import augment, cifar10, data, evaluate, experiments, metrics, release, train
 from training.data import DataError, Dataset, Images
 from training.recipe import Recipe
 from training.trainer import ResumeError, Trainer
@@ -121,13 +121,13 @@ def test_what_is_written_is_locked(tmp_path: Path) -> None:
     trained = trainer()
     assert train.run(trained, tmp_path / "checkpoint.pt")
     dataset = Dataset(("dark", "light"), blobs(128), blobs(40), "val")
-    measured = train._measure(trained, dataset)
-    train.write(trained, dataset, measured, tmp_path)
+    measured = release.write(trained, dataset, blobs(10), tmp_path)
     state = read(tmp_path / "weights.safetensors", tmp_path / "weights.lock")
     assert state.keys() == trained.net.state_dict().keys()
     lock = json.loads((tmp_path / "weights.lock").read_text())
     assert lock["accuracy"] == {"val": measured.accuracy}
     assert lock["recipe"]["epochs"] == 2
+    assert lock["temperature"] == 1, "10 images are too few to fit one to"
     assert read_labels(tmp_path / "index_to_name.json") == ["dark", "light"]
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["accuracy"] == measured.accuracy
@@ -210,12 +210,22 @@ def test_calibration_changes_how_sure_but_not_of_what() -> None:
     assert metrics.calibration_error(timid.max(1), right) > 0.1
     assert metrics.calibration_error(metrics.at_temperature(timid, 0.5).max(1), right) < 0.03
 
-    plain, warm = trainer(), trainer(replace(RECIPE, temperature=2))
+    state = trainer()
     found, scaled = (
-        evaluate.probabilities(Classifier(fit(t.weights(), 2), "ab"), blobs(20).pixels.numpy())
-        for t in (plain, warm)
+        evaluate.probabilities(Classifier(fit(weights, 2), "ab"), blobs(20).pixels.numpy())
+        for weights in (state.weights(), state.weights(temperature=2))
     )
     assert np.abs(scaled - metrics.at_temperature(found, 2)).max() < 1e-6
+
+
+def test_what_is_written_is_calibrated(tmp_path: Path) -> None:
+    trained = trainer()
+    assert train.run(trained, tmp_path / "checkpoint.pt")
+    dataset = Dataset(("dark", "light"), blobs(128), blobs(40), "val")
+    sure = release.write(trained, dataset, blobs(release.FEWEST), tmp_path)
+    lock = json.loads((tmp_path / "weights.lock").read_text())
+    assert lock["temperature"] < 0.7, "it is right of all, and could be surer"
+    assert sure.log_loss < release.write(trained, dataset, blobs(10), tmp_path).log_loss
 
 
 def test_experiments_measure_what_was_held_out(tmp_path: Path) -> None:
@@ -238,7 +248,7 @@ def test_each_experiment_adds_one_thing() -> None:
     recipes = [asdict(recipe) for recipe in experiments.ladder().values()]
     for before, after in itertools.pairwise(recipes[:-1]):
         assert sum(before[key] != after[key] for key in before) == 1
-    assert {**recipes[-1], "temperature": Recipe.temperature} == asdict(Recipe())
+    assert recipes[-1] == asdict(Recipe())
 
 
 def test_says_where_there_is_no_data(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ SHORT = 8  # epochs of the experiments; the last one is the released recipe, as 
 
 def ladder(epochs: int = SHORT) -> dict[str, Recipe]:
     """Return recipes by name; each adds one thing to the one before."""
-    plain = Recipe(epochs=epochs, smoothing=0, dropout=DROPOUT, jpeg=0, averaging=0, temperature=1)
+    plain = Recipe(epochs=epochs, smoothing=0, dropout=DROPOUT, jpeg=0, averaging=0)
     light = replace(plain, dropout=Recipe.dropout)
     smooth = replace(light, smoothing=Recipe.smoothing)
     averaged = replace(smooth, averaging=Recipe.for_images(45_000, epochs).averaging)
@@ -53,7 +53,7 @@ def ladder(epochs: int = SHORT) -> dict[str, Recipe]:
         "averaging": averaged,
         "jpeg": jpeg,
         "cutout": replace(jpeg, cutout=8),
-        "released": replace(Recipe(), temperature=1),
+        "released": Recipe(),
     }
 
 

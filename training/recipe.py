@@ -30,7 +30,6 @@ class Recipe:
     jpeg: float = 0.5  # the share of images that are shown as JPEGs of some quality
     cutout: int = 0  # edge, in pixels, of the square that is blanked in each image
     averaging: float = 0.998  # what the average keeps of itself at each step
-    temperature: float = 1.0  # what the trained net's logits are divided by
     seed: int = 0
 
     @classmethod

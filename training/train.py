@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
 import torch
-import torchvision
-from safetensors.torch import save
 from tqdm import tqdm
 
-from model import Classifier
-from model.weights import LOCK, WEIGHTS, digest, fit
+from model.weights import WEIGHTS
 
-from . import data, report
+from . import data, release
 from .data import Images
-from .evaluate import probabilities
-from .metrics import measure
 from .recipe import Recipe
-from .trainer import ResumeError, Trainer, has_bfloat16
+from .trainer import ResumeError, Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .data import Dataset
-    from .metrics import Metrics
 
-LABELS = "index_to_name.json"
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_EVERY = 60.0  # seconds
+CALIBRATION = 50  # one training image of so many is put aside, to calibrate what was trained
 TRIAL_STEPS = 4  # measured before the start, to say how long it will take
 
 
@@ -48,7 +40,9 @@ def train(recipe: Recipe, dataset: Dataset, out: Path) -> bool:
         ResumeError: the folder holds the checkpoint of another run.
     """
     seconds = _seconds_a_step(recipe, dataset)
-    trainer = Trainer(recipe, dataset.train, len(dataset.labels), device())
+    aside = len(dataset.train.targets) // CALIBRATION
+    images, calibration = data.split(dataset.train, aside, recipe.seed)
+    trainer = Trainer(recipe, images, len(dataset.labels), device())
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / CHECKPOINT
     if checkpoint.exists():
@@ -58,8 +52,7 @@ def train(recipe: Recipe, dataset: Dataset, out: Path) -> bool:
     if not run(trainer, checkpoint):
         print(f"Interrupted. The same command goes on from {checkpoint}")
         return False
-    measured = _measure(trainer, dataset)
-    write(trainer, dataset, measured, out)
+    measured = release.write(trainer, dataset, calibration, out)
     print(
         f"{out / WEIGHTS}: {measured.accuracy:.2%} of {measured.images:,} images right "
         f"({dataset.held_out_name}); what to look at is beside it"
@@ -89,40 +82,11 @@ def run(trainer: Trainer, checkpoint: Path) -> bool:
     return True
 
 
-def write(trainer: Trainer, dataset: Dataset, measured: Metrics, out: Path) -> None:
-    """Write a report, the labels, the weights and, last, their lock."""
-    report.write(trainer, measured, dataset.held_out_name, out)
-    names = {str(index): label for index, label in enumerate(dataset.labels)}
-    (out / LABELS).write_text(json.dumps(names, indent=2) + "\n")
-    weights = save(trainer.weights())
-    (out / WEIGHTS).write_bytes(weights)
-    lock = {
-        **digest(weights),
-        "accuracy": {dataset.held_out_name: measured.accuracy},
-        "recipe": asdict(trainer.recipe),
-        "trained_with": {
-            "torch": torch.__version__.partition("+")[0],
-            "torchvision": torchvision.__version__.partition("+")[0],
-            "device": trainer.device,
-            "precision": "bfloat16" if has_bfloat16(trainer.device) else "float32",
-            "threads": torch.get_num_threads(),
-        },
-    }
-    (out / LOCK).write_text(json.dumps(lock, indent=2) + "\n")
-
-
-def _measure(trainer: Trainer, dataset: Dataset) -> Metrics:
-    net = fit(trainer.weights(), len(dataset.labels))
-    classifier = Classifier(net, dataset.labels, trainer.device)
-    found = probabilities(classifier, dataset.held_out.pixels.numpy())
-    return measure(found, dataset.held_out.targets.numpy(), dataset.labels)
-
-
 def _announce(trainer: Trainer, dataset: Dataset, seconds: float) -> None:
     """Say what will be done, and how long that takes."""
     left = timedelta(seconds=round(seconds * (trainer.steps - trainer.step)))
     print(
-        f"{trainer.recipe.epochs} epochs of {len(dataset.train.targets):,} images in "
+        f"{trainer.recipe.epochs} epochs of {len(trainer.targets):,} images in "
         f"{len(dataset.labels)} classes on {trainer.device}: about {left} (h:mm:ss) at the speed "
         f"of the first {TRIAL_STEPS} batches"
     )

@@ -92,11 +92,11 @@ class Trainer:
         self.log.append((loss.item(), right.item()))
         return self.log[-1]
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """Return the averaged state dict, on the CPU, calibrated: the last layer is scaled."""
+    def weights(self, temperature: float = 1.0) -> dict[str, torch.Tensor]:
+        """Return the averaged state dict, on the CPU, with logits divided by a temperature."""
         state = dict(self.average.module.state_dict())
         for name in ("fc2.weight", "fc2.bias"):
-            state[name] = state[name] / self.recipe.temperature
+            state[name] = state[name] / temperature
         return {name: tensor.cpu().contiguous() for name, tensor in state.items()}
 
     def save(self, path: Path) -> None:

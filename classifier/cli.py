@@ -18,20 +18,33 @@ SAMPLE = Path("samples/cat.jpg")
 
 app = typer.Typer(
     name="classifier",
-    help="Put a trained image classifier into production on TorchServe.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-Run = Annotated[Path, typer.Option(help="Folder of the server's generated state and logs.")]
-Store = Annotated[Path, typer.Option(help="Folder of the archives.")]
-Releases = Annotated[Path, typer.Option(help="Which versions are served, and which by default.")]
-Config = Annotated[Path, typer.Option(help="TorchServe's configuration, without what it serves.")]
+
+@app.callback()
+def project(
+    context: typer.Context,
+    run: Annotated[
+        Path, typer.Option(help="Folder of the server's generated state and logs.")
+    ] = Place.run,
+    store: Annotated[Path, typer.Option(help="Folder of the archives.")] = Place.model_store,
+    releases: Annotated[
+        Path, typer.Option(help="Which versions are served, and which by default.")
+    ] = Place.releases,
+    config: Annotated[
+        Path, typer.Option(help="TorchServe's configuration, without what it serves.")
+    ] = Place.config,
+) -> None:
+    """Put a trained image classifier into production on TorchServe."""
+    context.obj = Place(run, store, releases, config)
 
 
 @app.command()
 def archive(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help="Name under which it is served.")] = archives.MODEL,
     version: Annotated[str, typer.Option(help="Version, by PEP 440.")] = archives.VERSION,
     weights: Annotated[
@@ -41,21 +54,16 @@ def archive(
             "what `make train` made under another name."
         ),
     ] = None,
-    store: Store = Place.model_store,
 ) -> None:
     """Build an archive: classifier archive --version 2.0 --weights net.pth"""
-    typer.echo(archives.build(model, version, weights or archives.default_weights(model), store))
+    weights = weights or archives.default_weights(model)
+    typer.echo(archives.build(model, version, weights, context.obj.model_store))
 
 
 @app.command()
-def serve(
-    run: Run = Place.run,
-    store: Store = Place.model_store,
-    releases: Releases = Place.releases,
-    config: Config = Place.config,
-) -> None:
+def serve(context: typer.Context) -> None:
     """Start TorchServe in the background and show a first prediction: classifier serve"""
-    server = Server(Place(run, store, releases, config))
+    server = Server(context.obj)
     with server.lock():
         if server.process() is not None:
             server.check()
@@ -74,28 +82,18 @@ def serve(
 
 
 @app.command()
-def stop(
-    run: Run = Place.run,
-    store: Store = Place.model_store,
-    releases: Releases = Place.releases,
-    config: Config = Place.config,
-) -> None:
+def stop(context: typer.Context) -> None:
     """Stop what `classifier serve` started: classifier stop"""
-    server = Server(Place(run, store, releases, config))
+    server = Server(context.obj)
     with server.lock():
         stopped = server.stop()
     typer.echo("TorchServe has stopped." if stopped else "TorchServe was not running.")
 
 
 @app.command()
-def status(
-    run: Run = Place.run,
-    store: Store = Place.model_store,
-    releases: Releases = Place.releases,
-    config: Config = Place.config,
-) -> None:
+def status(context: typer.Context) -> None:
     """Tell whether the server serves what is released; exit status 1 if not: classifier status"""
-    server = Server(Place(run, store, releases, config))
+    server = Server(context.obj)
     if server.process() is None:
         typer.echo("TorchServe is not running.")
         raise typer.Exit(1)

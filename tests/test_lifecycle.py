@@ -64,7 +64,7 @@ def logs_to(member: psutil.Process) -> Path | None:
 
 
 def test_serve_serve_again_status_and_stop(deployment: Deployment) -> None:
-    first = classifier("serve", *deployment.options)
+    first = classifier(*deployment.options, "serve")
     assert first.returncode == 0, first.stderr
     assert "cifar10 1.0 (default)" in first.stdout
     assert "cat " in first.stdout
@@ -73,17 +73,17 @@ def test_serve_serve_again_status_and_stop(deployment: Deployment) -> None:
     assert process is not None
     family = [process, *process.children(recursive=True)]
 
-    again = classifier("serve", *deployment.options)
+    again = classifier(*deployment.options, "serve")
     assert again.returncode == 0
     assert "is up already" in again.stdout
     assert deployment.server.process() == process
-    assert classifier("status", *deployment.options).returncode == 0
+    assert classifier(*deployment.options, "status").returncode == 0
 
-    stopped = classifier("stop", *deployment.options)
+    stopped = classifier(*deployment.options, "stop")
     assert "has stopped" in stopped.stdout
     assert all(ended(member) for member in family)
-    assert "was not running" in classifier("stop", *deployment.options).stdout
-    assert classifier("status", *deployment.options).returncode == 1
+    assert "was not running" in classifier(*deployment.options, "stop").stdout
+    assert classifier(*deployment.options, "status").returncode == 1
 
 
 def test_stop_ends_nothing_that_it_did_not_start(deployment: Deployment) -> None:
@@ -106,7 +106,7 @@ def test_stop_needs_no_releases_and_no_configuration(deployment: Deployment) -> 
     assert process is not None
     deployment.place.releases.write_text("no toml")
     deployment.place.config.unlink()
-    assert classifier("stop", *deployment.options).returncode == 0
+    assert classifier(*deployment.options, "stop").returncode == 0
     assert ended(process)
 
 
@@ -117,7 +117,7 @@ def test_a_server_that_does_not_answer_is_told(deployment: Deployment) -> None:
     moved = deployment.place.config.read_text().replace(deployment.management, "http://127.0.0.1:9")
     deployment.place.config.write_text(moved)
     for command in ("serve", "status"):
-        failed = classifier(command, *deployment.options)
+        failed = classifier(*deployment.options, command)
         assert failed.returncode == 1
         assert "the server runs, but does not answer" in failed.stderr
         assert "Traceback" not in failed.stderr
@@ -127,14 +127,14 @@ def test_a_proxy_in_the_environment_does_not_matter(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    served = classifier("serve", *deployment.options)
+    served = classifier(*deployment.options, "serve")
     assert served.returncode == 0, served.stderr
 
 
 def test_serving_again_tells_of_a_changed_archive(deployment: Deployment) -> None:
     deployment.start()
     edit(deployment.place.model_store / "cifar10-1.0.mar", lambda name, data: data)
-    again = classifier("serve", *deployment.options)
+    again = classifier(*deployment.options, "serve")
     assert again.returncode == 1
     assert "cifar10-1.0.mar has changed since the server started" in again.stderr
 
@@ -143,7 +143,7 @@ def test_a_start_while_another_is_under_way_is_refused(deployment: Deployment) -
     deployment.place.run.mkdir()
     with (deployment.place.run / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        failed = classifier("serve", *deployment.options)
+        failed = classifier(*deployment.options, "serve")
     assert failed.returncode == 1
     assert "another start" in failed.stderr
 
@@ -160,7 +160,7 @@ def test_an_archive_of_older_code_is_built_anew(deployment: Deployment) -> None:
     path = deployment.place.model_store / "cifar10-1.0.mar"
     current = path.read_bytes()
     edit(path, lambda name, data: data + b"# older" if name == "model/net.py" else data)
-    served = classifier("serve", *deployment.options)
+    served = classifier(*deployment.options, "serve")
     assert f"Built {path}" in served.stdout
     assert path.read_bytes() == current
 
@@ -169,16 +169,16 @@ def test_serving_again_tells_of_newer_code(deployment: Deployment) -> None:
     path = deployment.place.model_store / "cifar10-1.0.mar"
     edit(path, lambda name, data: data + b"# older" if name == "model/net.py" else data)
     deployment.start()
-    again = classifier("serve", *deployment.options)
+    again = classifier(*deployment.options, "serve")
     assert again.returncode == 1
     assert "runs older code or weights" in again.stderr
 
 
 def test_the_archive_command_prints_the_path_or_one_line(tmp_path: Path) -> None:
-    built = classifier("archive", "--version=2.0", f"--store={tmp_path}")
+    built = classifier(f"--store={tmp_path}", "archive", "--version=2.0")
     assert built.stdout == f"{tmp_path}/cifar10-2.0.mar\n"
     for options in (["--version=two"], ["--weights=absent.pth"]):
-        failed = classifier("archive", f"--store={tmp_path}", *options)
+        failed = classifier(f"--store={tmp_path}", "archive", *options)
         assert failed.returncode == 1
         assert failed.stderr.startswith("classifier: ")
         assert failed.stderr.count("\n") == 1
@@ -197,8 +197,8 @@ def test_make_takes_its_arguments_from_the_command_line_alone() -> None:
     assert would_run("archive").split() == [".venv/bin/classifier", "archive"]
     path = "it's a path/net.pth"
     words = shlex.split(would_run("archive", "VERSION=2.0", f"WEIGHTS={path}", "STORE=s"))
-    options = ["--version", "2.0", "--weights", path, "--store", "s"]
-    assert words == [".venv/bin/classifier", "archive", *options]
+    options = ["--version", "2.0", "--weights", path]
+    assert words == [".venv/bin/classifier", "--store", "s", "archive", *options]
     words = shlex.split(would_run("train", "EPOCHS=3", "OUT=o"))
     assert words[-4:] == ["--epochs", "3", "--out", "o"]
     assert "training.train" in words[-5]
@@ -207,7 +207,7 @@ def test_make_takes_its_arguments_from_the_command_line_alone() -> None:
 def test_a_taken_port_is_named(deployment: Deployment) -> None:
     port = int(deployment.inference.rpartition(":")[2])
     with socket.create_server(("127.0.0.1", port)):
-        failed = classifier("serve", *deployment.options)
+        failed = classifier(*deployment.options, "serve")
     assert failed.returncode == 1
     assert f"inference_address: port {port} on 127.0.0.1 can't be used" in failed.stderr
     assert "Traceback" not in failed.stderr
@@ -215,7 +215,7 @@ def test_a_taken_port_is_named(deployment: Deployment) -> None:
 
 def test_a_missing_archive_is_named(deployment: Deployment) -> None:
     deployment.release(default="2.0", versions=["2.0"])
-    failed = classifier("serve", *deployment.options)
+    failed = classifier(*deployment.options, "serve")
     assert failed.returncode == 1
     assert "no archive of cifar10:2.0 (versions of cifar10: 1.0)" in failed.stderr
 
@@ -223,7 +223,7 @@ def test_a_missing_archive_is_named(deployment: Deployment) -> None:
 def test_a_corrupt_archive_is_named(deployment: Deployment) -> None:
     path = deployment.place.model_store / "cifar10-1.0.mar"
     path.write_bytes(path.read_bytes()[:100_000])
-    failed = classifier("serve", *deployment.options)
+    failed = classifier(*deployment.options, "serve")
     assert failed.returncode == 1
     assert "cifar10-1.0.mar is damaged" in failed.stderr
 

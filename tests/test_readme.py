@@ -47,7 +47,7 @@ def elsewhere(text: str, deployment: Deployment) -> str:
 def test_curl_lines_work_as_printed(deployment: Deployment, curl: str) -> None:
     deployment.start()
     store_option = f"--store={deployment.place.model_store}"
-    made = [sys.executable, "-m", "classifier", "archive", "--version=2.0", store_option]
+    made = [sys.executable, "-m", "classifier", store_option, "archive", "--version=2.0"]
     subprocess.run(made, check=True, capture_output=True)  # make archive VERSION=2.0
     commands = lines("curl")
     assert len(commands) >= 12

@@ -41,7 +41,7 @@ SHORT = 8  # epochs of the experiments; the last one is the released recipe, as 
 
 def ladder(epochs: int = SHORT) -> dict[str, Recipe]:
     """Return recipes by name; each adds one thing to the one before."""
-    plain = Recipe(epochs=epochs, smoothing=0, dropout=DROPOUT, jpeg=0, averaging=0)
+    plain = Recipe(epochs=epochs, smoothing=0, dropout=DROPOUT, averaging=0, jpeg=0, cutout=0)
     light = replace(plain, dropout=Recipe.dropout)
     smooth = replace(light, smoothing=Recipe.smoothing)
     averaged = replace(smooth, averaging=Recipe.for_images(45_000, epochs).averaging)
@@ -52,7 +52,7 @@ def ladder(epochs: int = SHORT) -> dict[str, Recipe]:
         "label-smoothing": smooth,
         "averaging": averaged,
         "jpeg": jpeg,
-        "cutout": replace(jpeg, cutout=8),
+        "cutout": replace(jpeg, cutout=Recipe.cutout),
         "released": Recipe(),
     }
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
 
@@ -23,6 +23,7 @@ TRAVELS = (
     "handler/request.py",
     "model/__init__.py",
     "model/classifier.py",
+    "model/engine.py",
     "model/image.py",
     "model/net.py",
     "model/weights.py",
@@ -33,6 +34,7 @@ LABELS = "model/index_to_name.json"
 CONFIG = "model/model-config.yaml"
 REQUIREMENTS = "model/requirements.txt"
 WEIGHTS = "model/weights.safetensors"
+_WEIGHTS, _LOCK = "weights.safetensors", "weights.lock"
 
 MODEL, VERSION = "cifar10", "1.0"
 """What is built where nothing else is asked for: the name and version of the released weights."""
@@ -45,11 +47,8 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 CREATED_ON = "01/01/1980 00:00:00"
 
 
-class Weights(NamedTuple):
-    """A safetensors file's bytes, and its lock's."""
-
-    data: bytes
-    lock: bytes
+INT8 = ("int8.xml", "int8.bin")
+"""The net in 8-bit integers, beside the weights: OpenVINO's graph and its constants."""
 
 
 def build(model: str, version: str, weights: Path, target: Path, project: Path = Path()) -> Path:
@@ -81,7 +80,8 @@ def build(model: str, version: str, weights: Path, target: Path, project: Path =
             (stage / "files" / name).parent.mkdir(parents=True, exist_ok=True)
             (stage / "files" / name).write_bytes(data)
         folder = _run_archiver(stage, model, version, weights.name)
-        _try(bundle.load_folder(folder, str(weights)), weights)
+        for engine in ("torch", "openvino") if INT8[0] in found else ("torch",):
+            _try(bundle.load_folder(folder, str(weights), engine), weights)
         _set_manifest(folder / store.MANIFEST, released)
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target, delete=False) as partial:
@@ -114,8 +114,10 @@ def is_outdated(archive: Path, project: Path = Path()) -> bool:
     return has != _contents(weights, project / LABELS, project)
 
 
-def read_weights(path: Path, must_be_locked: bool = False) -> Weights:
-    """Read weights as safetensors, and their lock; make a lock where there is none.
+def read_weights(path: Path, must_be_locked: bool = False) -> dict[str, bytes]:
+    """Read weights as safetensors, their lock, and what else it locks; by name in the archive.
+
+    Where there is no lock, one is made.
 
     Raises:
         ArchiveError: a file is missing, or is none that holds weights and nothing else.
@@ -126,10 +128,22 @@ def read_weights(path: Path, must_be_locked: bool = False) -> Weights:
     if must_be_locked and not lock.is_file():
         raise ArchiveError(f"{lock} is missing: released weights need their lock")
     data = path.read_bytes() if path.suffix == ".safetensors" else _convert(path)
-    if lock.is_file():
-        return Weights(data, lock.read_bytes())
-    made = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    return Weights(data, (json.dumps(made, indent=2) + "\n").encode())
+    if not lock.is_file():
+        made = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        return {_WEIGHTS: data, _LOCK: (json.dumps(made, indent=2) + "\n").encode()}
+    found = {_WEIGHTS: data, _LOCK: lock.read_bytes()}
+    for name in INT8 if _tells_of_int8(found[_LOCK]) else ():
+        if not path.with_name(name).is_file():
+            raise ArchiveError(f"{path.with_name(name)} is missing, but {lock} tells of it")
+        found[name] = path.with_name(name).read_bytes()
+    return found
+
+
+def _tells_of_int8(lock: bytes) -> bool:
+    try:
+        return "int8" in json.loads(lock)
+    except (TypeError, ValueError):  # what is wrong with it, the classifier says when it is tried
+        return False
 
 
 def _convert(path: Path) -> bytes:
@@ -153,7 +167,7 @@ def _labels(weights: Path, project: Path) -> Path:
     return own if own.is_file() else project / LABELS
 
 
-def _contents(weights: Weights, labels: Path, project: Path) -> dict[str, bytes]:
+def _contents(weights: dict[str, bytes], labels: Path, project: Path) -> dict[str, bytes]:
     """Return what an archive holds, besides its manifest, by name in the archive."""
     places = {name: project / name for name in TRAVELS}
     places |= {Path(name).name: project / name for name in (HANDLER, CONFIG, REQUIREMENTS)}
@@ -163,7 +177,7 @@ def _contents(weights: Weights, labels: Path, project: Path) -> dict[str, bytes]
     except FileNotFoundError as error:
         missing = error.filename
         raise ArchiveError(f"{missing} is missing: run this in the project's folder") from None
-    return files | {"weights.safetensors": weights.data, "weights.lock": weights.lock}
+    return files | weights
 
 
 def _run_archiver(stage: Path, model: str, version: str, name: str) -> Path:

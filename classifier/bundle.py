@@ -10,6 +10,8 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+import yaml
+
 from . import store
 from .errors import ArchiveError
 
@@ -48,17 +50,31 @@ def load(archive: str | Path) -> Classifier:
         return load_folder(Path(folder), str(archive))
 
 
-def load_folder(folder: Path, name: str) -> Classifier:
-    """Load the classifier of an unpacked archive; the name is for messages.
+def load_folder(folder: Path, name: str, engine: str | None = None) -> Classifier:
+    """Load the classifier of an unpacked archive.
+
+    Args:
+        folder: holds what an archive holds.
+        name: for messages.
+        engine: what runs the net; what the archive's model-config.yaml picks if None.
 
     Raises:
         ArchiveError: what it holds can't be loaded.
     """
     package = _import(folder / "model", name)
     try:
-        return cast("Classifier", package.load(folder))
-    except (package.WeightsError, package.LabelsError) as error:
+        return cast("Classifier", package.load(folder, engine or _engine(folder)))
+    except (package.WeightsError, package.LabelsError, package.EngineError) as error:
         raise ArchiveError(f"{name}: {str(error).replace(f'{folder}/', '')}") from None
+
+
+def _engine(folder: Path) -> str:
+    """Return which engine the archive's model-config.yaml picks."""
+    try:
+        settings = yaml.safe_load((folder / "model-config.yaml").read_text())
+        return str(settings["handler"]["engine"])
+    except (OSError, KeyError, TypeError, yaml.YAMLError):
+        return "auto"
 
 
 def _import(package: Path, name: str) -> ModuleType:

@@ -31,11 +31,10 @@ class ClassifierHandler:
         """Load the archived classifier and run it once, so that no request pays for that."""
         settings = context.model_yaml_config.get("handler", {})
         properties = context.system_properties
-        if "threads" in settings:
-            torch.set_num_threads(int(settings["threads"]))
         gpu = properties.get("gpu_id")
         device = f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu"
-        self.classifier = load(properties["model_dir"], device)
+        engine, threads = settings.get("engine", "auto"), settings.get("threads")
+        self.classifier = load(properties["model_dir"], engine, device, threads)
         self.version = str(context.manifest["model"]["modelVersion"])
         for count in {1, int(properties.get("batch_size") or 1)}:
             self.classifier.probabilities(np.zeros((count, *SIZE, 3), np.uint8))
@@ -89,8 +88,4 @@ class ClassifierHandler:
 
     def describe(self) -> dict[str, Any]:
         """Tell what runs: the answer to `GET /models/<name>/<version>?customized=true`."""
-        return {
-            "labels": self.classifier.labels,
-            "device": str(self.classifier.device),
-            "threads": torch.get_num_threads(),
-        }
+        return {"labels": self.classifier.labels, **self.classifier.engine.describe()}

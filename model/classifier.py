@@ -6,17 +6,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from . import image, weights
+from . import engine as engines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
-    from .net import Net
+    from .engine import Engine
 
 
 class LabelsError(ValueError):
@@ -28,20 +27,17 @@ TOP = 5
 
 
 class Classifier:
-    """A net with its labels, on one device.
+    """An engine that runs the net, and the labels.
 
     Args:
-        net: in evaluation mode.
+        engine: what runs the net.
         labels: one for each output of the net, in order.
-        device: where the net runs.
     """
 
-    def __init__(self, net: Net, labels: Sequence[str], device: torch.device | str = "cpu") -> None:
-        self.net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def __init__(self, engine: Engine, labels: Sequence[str]) -> None:
+        self.engine = engine
         self.labels = tuple(labels)
-        self.device = device
 
-    @torch.inference_mode()
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify a batch.
 
@@ -51,10 +47,7 @@ class Classifier:
         Returns:
             float32 N×classes in [0, 1]; each row adds up to 1.
         """
-        batch = torch.tensor(pixels).to(self.device)  # a copy: images of PIL are read-only
-        logits = self.net(image.normalise(batch))
-        result: NDArray[np.float32] = logits.softmax(dim=1).cpu().numpy()
-        return result
+        return self.engine.probabilities(pixels)
 
     def top(self, probabilities: NDArray[np.float32], count: int = TOP) -> dict[str, float]:
         """Return the likeliest labels of one row of probabilities, likeliest first."""
@@ -62,21 +55,28 @@ class Classifier:
         return {self.labels[i]: float(probabilities[i]) for i in order}
 
 
-def load(folder: str | Path, device: torch.device | str = "cpu") -> Classifier:
+def load(
+    folder: str | Path,
+    engine: str = "auto",
+    device: torch.device | str = "cpu",
+    threads: int | None = None,
+) -> Classifier:
     """Load the classifier that a folder holds: `model/`, or an unpacked archive.
 
     Args:
-        folder: holds weights.safetensors, weights.lock and index_to_name.json.
+        folder: holds weights, their lock and index_to_name.json.
+        engine: `openvino`, `torch` or `auto` (see `engine.load`).
         device: where the net shall run.
+        threads: on a CPU; the engine's own choice if None.
 
     Raises:
         WeightsError: the weights don't fit the net, the labels or the lock.
         LabelsError: the labels can't be read.
+        EngineError: there is no such engine, or it can't run here.
     """
     folder = Path(folder)
     labels = read_labels(folder / "index_to_name.json")
-    state = weights.read(folder / weights.WEIGHTS, folder / weights.LOCK)
-    return Classifier(weights.fit(state, len(labels)), labels, device)
+    return Classifier(engines.load(folder, len(labels), engine, device, threads), labels)
 
 
 def read_labels(path: Path) -> list[str]:

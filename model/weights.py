@@ -1,7 +1,8 @@
-"""Weights and their lock: the file, and what it must be.
+"""Weights and their lock: the files, and what they must be.
 
 The weights are a safetensors file, which can hold no code. The lock beside it is JSON with the
-file's sha256 and size, the accuracy that was measured, and the versions that trained it.
+file's sha256 and size, the accuracy that was measured, and the versions that trained it; and the
+same of the net in 8-bit integers, where there is one: OpenVINO's graph and its constants.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 LOCK = "weights.lock"
+INT8 = ("int8.xml", "int8.bin")
+"""OpenVINO's graph and its constants."""
 
 
 class WeightsError(ValueError):
@@ -39,21 +42,53 @@ def read(weights: Path, lock: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: a file is missing, or the weights are not those of the lock.
     """
-    try:
-        data = weights.read_bytes()
-        locked = dict(json.loads(lock.read_text()))
-    except FileNotFoundError as error:
-        raise WeightsError(f"{error.filename} is missing") from None
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{lock.name} is no JSON object: {error}") from None
-    for key, value in digest(data).items():
-        if locked.get(key) != value:
-            says = locked.get(key)
-            raise WeightsError(f"{weights.name} has {key} {value}, but {lock.name} says {says}")
+    data = _checked(weights, _locked(lock), lock)
     try:
         return parse(data)
     except SafetensorError as error:
         raise WeightsError(f"{weights.name} is no safetensors file: {error}") from None
+
+
+def has_int8(folder: Path) -> bool:
+    """Tell whether a folder's lock tells of the net in 8-bit integers."""
+    return "int8" in _locked(folder / LOCK)
+
+
+def read_int8(folder: Path) -> tuple[bytes, bytes]:
+    """Read the net in 8-bit integers: OpenVINO's graph and its constants.
+
+    Raises:
+        WeightsError: there is none, or it is not that of the lock.
+    """
+    lock = folder / LOCK
+    locked = _locked(lock).get("int8")
+    if locked is None:
+        raise WeightsError(f"{LOCK} tells of no net in 8-bit integers: `make train` makes one")
+    graph, constants = (_checked(folder / name, locked.get(name, {}), lock) for name in INT8)
+    return graph, constants
+
+
+def _locked(lock: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(lock.read_text()))
+    except FileNotFoundError:
+        raise WeightsError(f"{lock} is missing") from None
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{lock.name} is no JSON object: {error}") from None
+
+
+def _checked(path: Path, locked: dict[str, Any], lock: Path) -> bytes:
+    """Read a file, and compare it with what its lock says."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise WeightsError(f"{path} is missing") from None
+    for key, value in digest(data).items():
+        if locked.get(key) != value:
+            raise WeightsError(
+                f"{path.name} has {key} {value}, but {lock.name} says {locked.get(key)}"
+            )
+    return data
 
 
 def fit(state: dict[str, Tensor], classes: int) -> Net:

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from classifier import archive, bundle
 from classifier.errors import ArchiveError
 from classifier.store import check, sha256
-from model import Classifier, Net
+from model import Net
+from model.engine import TorchEngine
 
 WEIGHTS = Path(archive.WEIGHTS)
 
@@ -44,6 +45,8 @@ def test_holds_what_is_listed_and_nothing_else(store: Path) -> None:
             "MAR-INF/MANIFEST.json",
             "classifier_handler.py",
             "index_to_name.json",
+            "int8.bin",
+            "int8.xml",
             "model-config.yaml",
             "requirements.txt",
             "weights.lock",
@@ -119,7 +122,7 @@ def test_takes_a_state_dict_saved_by_torch(tmp_path: Path) -> None:
     torch.save(net.state_dict(), tmp_path / "net.pth")
     built = archive.build("cifar10", "3.0", tmp_path / "net.pth", tmp_path)
     pixels = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8).numpy()
-    expected = Classifier(net, "0123456789").probabilities(pixels)
+    expected = TorchEngine(net).probabilities(pixels)
     assert abs(bundle.load(built).probabilities(pixels) - expected).max() < 1e-6
 
 
@@ -144,8 +147,8 @@ def test_refuses_weights_that_do_not_fit_the_net_in_one_line(tmp_path: Path) -> 
 
 
 def test_refuses_weights_that_are_not_those_of_their_lock(tmp_path: Path) -> None:
-    for suffix in (".safetensors", ".lock"):
-        shutil.copy(WEIGHTS.with_suffix(suffix), tmp_path)
+    for name in (WEIGHTS.name, "weights.lock", *archive.INT8):
+        shutil.copy(WEIGHTS.with_name(name), tmp_path)
     path = tmp_path / WEIGHTS.name
     path.write_bytes(path.read_bytes()[:-1] + b"\x55")
     with pytest.raises(ArchiveError, match=r"has sha256 \w+, but weights\.lock says"):
@@ -209,7 +212,7 @@ def test_refuses_a_lock_that_is_none(tmp_path: Path, lock: str) -> None:
 
 
 def test_runs_the_archived_code_and_two_versions_at_once(store: Path, project: Path) -> None:
-    source = project / "model" / "classifier.py"
+    source = project / "model" / "engine.py"
     source.write_text(source.read_text().replace("softmax(dim=1)", "softmax(dim=1).flip(1)"))
     released = project / "model" / "weights.safetensors"
     changed = bundle.load(archive.build("cifar10", "2.0", released, project, project))

@@ -65,7 +65,7 @@ def test_labels_are_in_order() -> None:
 
 
 def assert_agrees_on(images: list[bytes]) -> None:
-    classifier = model.load("model")
+    classifier = model.load("model", "torch")
     rows = classifier.probabilities(np.stack([model.decode(image) for image in images]))
     for row, expected in zip(rows, reference.probabilities(images), strict=True):
         difference = [
@@ -86,7 +86,7 @@ def test_agrees_with_the_reference_on_test_images(test_images: Images) -> None:
 def test_classifies_test_images_as_well_as_the_lock_says(test_images: Images) -> None:
     count = 1000
     pixels, targets = test_images.pixels[:count].numpy(), test_images.targets[:count].numpy()
-    right = model.load("model").probabilities(pixels).argmax(1) == targets
+    right = model.load("model", "torch").probabilities(pixels).argmax(1) == targets
     says = json.loads(Path("model/weights.lock").read_text())["accuracy"]["cifar10-test"]
     assert says >= 0.85
     assert abs(right.mean() - says) < 4 * (says * (1 - says) / count) ** 0.5

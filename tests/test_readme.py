@@ -74,7 +74,7 @@ def test_python_blocks_work_as_printed(
 
 
 def test_readme_shows_the_answer_of_the_released_weights() -> None:
-    (row,) = load("model").probabilities(decode(SAMPLE.read_bytes())[None])
+    (row,) = load("model", "torch").probabilities(decode(SAMPLE.read_bytes())[None])
     reference.assert_agrees(
         json.loads(blocks("json")[0]), dict(zip(reference.LABELS, row, strict=True))
     )

@@ -145,6 +145,7 @@ def test_a_header_of_torchserve_s_own_breaks_no_batch(server: Deployment, header
 def test_describes_itself(server: Deployment) -> None:
     described = server.describe()["customizedMetadata"]
     assert described["labels"] == list(reference.LABELS)
+    assert described["engine"] == "torch"
     assert described["threads"] == 1
 
 

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from model import Classifier
 from model.classifier import read_labels
+from model.engine import TorchEngine
 from model.image import normalise
 from model.weights import digest, fit, read
 from training import augment, cifar10, data, evaluate, experiments, metrics, release, train
@@ -60,7 +60,7 @@ class InterruptedTrainer(Trainer):
 def test_learns(tmp_path: Path) -> None:
     trained = trainer(replace(RECIPE, epochs=6, averaging=0.5))
     assert train.run(trained, tmp_path / "checkpoint.pt")
-    assert evaluate.accuracy(Classifier(fit(trained.weights(), 2), "ab"), blobs(40)) == 1.0
+    assert evaluate.accuracy(TorchEngine(fit(trained.weights(), 2)), blobs(40)) == 1.0
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path) -> None:
@@ -177,7 +177,9 @@ def test_flips_those_that_are_asked_for() -> None:
 def test_shows_that_share_of_the_images_as_jpeg(share: float, as_jpeg: Sequence[int]) -> None:
     dots = 200 * torch.randint(2, (128, 32, 32, 3), generator=torch.Generator().manual_seed(0))
     images = Images(dots.to(torch.uint8), torch.arange(128))
-    shown, _ = Trainer(replace(RECIPE, jpeg=share), images, classes=2, device="cpu")._batch()
+    shown, _ = Trainer(
+        replace(RECIPE, jpeg=share, cutout=0), images, classes=2, device="cpu"
+    )._batch()
     both = normalise(torch.tensor([[[[0, 0, 0], [200, 200, 200]]]], dtype=torch.uint8)).unique()
     assert sum(not torch.isin(image, both).all() for image in shown) in as_jpeg
 
@@ -212,7 +214,7 @@ def test_calibration_changes_how_sure_but_not_of_what() -> None:
 
     state = trainer()
     found, scaled = (
-        evaluate.probabilities(Classifier(fit(weights, 2), "ab"), blobs(20).pixels.numpy())
+        evaluate.probabilities(TorchEngine(fit(weights, 2)), blobs(20).pixels.numpy())
         for weights in (state.weights(), state.weights(temperature=2))
     )
     assert np.abs(scaled - metrics.at_temperature(found, 2)).max() < 1e-6
@@ -271,7 +273,7 @@ def test_each_image_is_seen_once_an_epoch_and_mirrored_in_the_next(
 ) -> None:
     monkeypatch.setattr(augment, "SHIFT", 0)
     numbered = Images(blobs(128).pixels, torch.arange(128))
-    trained = Trainer(replace(RECIPE, jpeg=0), numbered, classes=2, device="cpu")
+    trained = Trainer(replace(RECIPE, jpeg=0, cutout=0), numbered, classes=2, device="cpu")
     seen = []
     for _ in range(8):
         seen.append(trained._batch())

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier import Classifier
+    from model.engine import Engine
 
 BATCH = 250
 CONNECTIONS = 32
@@ -41,15 +42,15 @@ class Answers(NamedTuple):
     confidence: NDArray[np.float32]
 
 
-def probabilities(classifier: Classifier, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def probabilities(engine: Engine | Classifier, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Classify images, uint8 N×32×32×3, in batches: float32 N×classes."""
-    parts = [classifier.probabilities(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
+    parts = [engine.probabilities(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
     return np.concatenate(parts)
 
 
-def accuracy(classifier: Classifier, images: Images) -> float:
+def accuracy(engine: Engine | Classifier, images: Images) -> float:
     """Return the share of images, in [0, 1], whose likeliest label is the right one."""
-    right = probabilities(classifier, images.pixels.numpy()).argmax(1) == images.targets.numpy()
+    right = probabilities(engine, images.pixels.numpy()).argmax(1) == images.targets.numpy()
     return float(right.mean())
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.optim.swa_utils import update_bn
 
-from model import Classifier
+from model.engine import TorchEngine
 from model.image import normalise
 from model.net import DROPOUT
 
@@ -71,7 +71,7 @@ def experiment(recipe: Recipe, train: Images, held_out: Images, out: Path) -> di
         raise KeyboardInterrupt
     seconds = time.monotonic() - start
     average = cast("Net", trainer.average.module)
-    found = probabilities(_classifier(average), held_out.pixels.numpy())
+    found = probabilities(_engine(average), held_out.pixels.numpy())
     targets = held_out.targets.numpy()
     right = found.argmax(1) == targets
     temperature = metrics.best_temperature(found, targets)
@@ -80,14 +80,14 @@ def experiment(recipe: Recipe, train: Images, held_out: Images, out: Path) -> di
         "recipe": asdict(recipe),
         "seconds": round(seconds),
         "accuracy": {
-            "last weights": accuracy(_classifier(trainer.net), held_out),
+            "last weights": accuracy(_engine(trainer.net), held_out),
             "averaged weights": float(right.mean()),
             "averaged weights, statistics anew": accuracy(
-                _classifier(_with_statistics_anew(average, train)), held_out
+                _engine(_with_statistics_anew(average, train)), held_out
             ),
             **{
                 how: accuracy(
-                    _classifier(average),
+                    _engine(average),
                     held_out._replace(
                         pixels=torch.from_numpy(arrive(held_out.pixels.numpy(), how))
                     ),
@@ -111,9 +111,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _classifier(net: Net) -> Classifier:
-    """Return a classifier of a copy of the net, which is not disturbed."""
-    return Classifier(copy.deepcopy(net).cpu().eval(), cifar10.LABELS)
+def _engine(net: Net) -> TorchEngine:
+    """Return what runs a copy of the net, which is not disturbed."""
+    return TorchEngine(copy.deepcopy(net).cpu().eval())
 
 
 def _with_statistics_anew(net: Net, images: Images) -> Net:

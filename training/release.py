@@ -1,25 +1,30 @@
-"""What a training run leaves: calibrated weights, labels, a report and, last, the lock."""
+"""What a training run leaves: weights, the same in 8-bit integers, labels, a report and a lock."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torchvision
 from safetensors.torch import save
 
-from model import Classifier
-from model.weights import LOCK, WEIGHTS, digest, fit
+from model.engine import OpenVinoEngine, TorchEngine
+from model.weights import INT8, LOCK, WEIGHTS, digest, fit
 
-from . import report
+from . import int8, report
 from .evaluate import probabilities
 from .metrics import best_temperature, measure
 from .trainer import has_bfloat16
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from model import Net
 
     from .data import Dataset, Images
     from .metrics import Metrics
@@ -39,10 +44,10 @@ def write(trainer: Trainer, dataset: Dataset, calibration: Images, out: Path) ->
         calibration: images that were not trained on, to fit the temperature to.
         out: the folder to write to.
     """
-    temperature = fit_temperature(trainer, dataset.labels, calibration)
+    temperature = fit_temperature(trainer, len(dataset.labels), calibration)
     weights = trainer.weights(temperature)
-    classifier = Classifier(fit(weights, len(dataset.labels)), dataset.labels)
-    found = probabilities(classifier, dataset.held_out.pixels.numpy())
+    net = fit(weights, len(dataset.labels))
+    found = probabilities(TorchEngine(net), dataset.held_out.pixels.numpy())
     measured = measure(found, dataset.held_out.targets.numpy(), dataset.labels)
     report.write(trainer, measured, dataset.held_out_name, out)
     names = {str(index): label for index, label in enumerate(dataset.labels)}
@@ -53,6 +58,7 @@ def write(trainer: Trainer, dataset: Dataset, calibration: Images, out: Path) ->
         **digest(data),
         "accuracy": {dataset.held_out_name: measured.accuracy},
         "temperature": temperature,
+        **write_int8(net, found, dataset, out),
         "recipe": asdict(trainer.recipe),
         "trained_with": {
             "torch": torch.__version__.partition("+")[0],
@@ -66,10 +72,43 @@ def write(trainer: Trainer, dataset: Dataset, calibration: Images, out: Path) ->
     return measured
 
 
-def fit_temperature(trainer: Trainer, labels: tuple[str, ...], calibration: Images) -> float:
+def fit_temperature(trainer: Trainer, classes: int, calibration: Images) -> float:
     """Return what to divide the logits by so that probabilities mean something; 1 if unknown."""
     if len(calibration.targets) < FEWEST:
         return 1.0
-    classifier = Classifier(fit(trainer.weights(), len(labels)), labels)
-    found = probabilities(classifier, calibration.pixels.numpy())
+    found = probabilities(TorchEngine(fit(trainer.weights(), classes)), calibration.pixels.numpy())
     return best_temperature(found, calibration.targets.numpy())
+
+
+def write_int8(
+    net: Net, expected: NDArray[np.float32], dataset: Dataset, out: Path
+) -> dict[str, Any]:
+    """Write the net in 8-bit integers, unless they would cost too much.
+
+    Args:
+        net: in evaluation mode, on the CPU.
+        expected: what it answers to the held-out images, float32 N×classes.
+        dataset: what calibrates and what measures.
+        out: the folder to write to.
+
+    Returns:
+        What the lock says of it: digests, accuracy, and the share of images labelled alike.
+    """
+    graph, constants = int8.quantise(net, dataset.train)
+    files = dict(zip(INT8, (graph, constants), strict=True))
+    engine = OpenVinoEngine(graph, constants)
+    labels, targets = expected.argmax(1), dataset.held_out.targets.numpy()
+    found = probabilities(engine, dataset.held_out.pixels.numpy()).argmax(1)
+    accuracy, agreement = float((found == targets).mean()), float((found == labels).mean())
+    if int8.costs_too_much(float((labels == targets).mean()) - accuracy, agreement, len(targets)):
+        print(
+            f"In 8-bit integers only {accuracy:.2%} are right and {agreement:.2%} labelled alike: "
+            "that is too little, so the net is released in floats alone"
+        )
+        for name in INT8:
+            (out / name).unlink(missing_ok=True)
+        return {}
+    for name, data in files.items():
+        (out / name).write_bytes(data)
+    digests = {name: digest(data) for name, data in files.items()}
+    return {"int8": {**digests, "accuracy": accuracy, "agreement": agreement}}

@@ -1,0 +1,133 @@
+"""What runs the net: in floats it is the reference, in 8-bit integers it comes near."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import model
+from classifier import archive
+from classifier.errors import ArchiveError
+from model import EngineError, WeightsError
+from model.engine import OpenVinoEngine, TorchEngine
+from model.weights import INT8
+from training import int8
+
+from . import reference
+from .images import crops
+
+if TYPE_CHECKING:
+    from training.data import Images
+
+FILES = ("weights.safetensors", "weights.lock", "index_to_name.json", *INT8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of what `model.load` reads."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in FILES:
+        shutil.copy(Path("model") / name, folder)
+    return folder
+
+
+def test_integers_agree_with_floats_on_crops_of_a_photo() -> None:
+    images = list(crops(200))
+    pixels = np.stack([model.decode(image) for image in images])
+    rows = model.load("model", "openvino").probabilities(pixels)
+    expected = np.array([list(row.values()) for row in reference.probabilities(images)])
+    assert rows.dtype == np.float32
+    assert np.allclose(rows.sum(1), 1, atol=1e-5)
+    assert abs(rows - expected).mean() < 0.01
+    assert (rows.argmax(1) == expected.argmax(1)).mean() >= 0.95
+
+
+def test_integers_are_as_good_as_the_lock_says(test_images: Images) -> None:
+    count = 2000
+    pixels, targets = test_images.pixels[:count].numpy(), test_images.targets[:count].numpy()
+    integers, floats = (
+        model.load("model", engine).probabilities(pixels).argmax(1)
+        for engine in ("openvino", "torch")
+    )
+    lock = json.loads(Path("model/weights.lock").read_text())
+    accuracy, says = lock["accuracy"]["cifar10-test"], lock["int8"]
+    assert accuracy - says["accuracy"] <= int8.MOST_LOST
+    assert says["agreement"] >= int8.LEAST_AGREEMENT
+    spread = (says["agreement"] * (1 - says["agreement"]) / count) ** 0.5
+    assert abs((integers == floats).mean() - says["agreement"]) < 4 * spread
+    assert abs((integers == targets).mean() - (floats == targets).mean()) < 0.005
+
+
+def test_any_number_of_images_makes_a_batch() -> None:
+    classifier = model.load("model", "openvino", threads=1)
+    pixels = np.stack([model.decode(image) for image in crops(33)])
+    whole = classifier.probabilities(pixels)
+    assert whole.shape == (33, 10)
+    single = np.concatenate([classifier.probabilities(image[None]) for image in pixels])
+    assert abs(whole - single).max() < 1e-5
+    assert classifier.engine.describe() == {
+        "engine": "openvino",
+        "precision": "int8",
+        "device": "cpu",
+        "threads": 1,
+    }
+
+
+def test_auto_takes_integers_where_it_can(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(model.load(folder).engine, OpenVinoEngine)
+    assert isinstance(model.load(folder, "torch").engine, TorchEngine)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "openvino", None)
+        assert isinstance(model.load(folder).engine, TorchEngine), "it is not installed"
+    lock = json.loads((folder / "weights.lock").read_text())
+    del lock["int8"]
+    (folder / "weights.lock").write_text(json.dumps(lock))
+    assert isinstance(model.load(folder).engine, TorchEngine), "there are none"
+    with pytest.raises(WeightsError, match="no net in 8-bit integers"):
+        model.load(folder, "openvino")
+
+
+def test_says_which_engines_there_are(folder: Path) -> None:
+    with pytest.raises(EngineError, match="no engine 'onnx': choose one of auto, openvino, torch"):
+        model.load(folder, "onnx")
+    with pytest.raises(EngineError, match="runs on a CPU, not on cuda"):
+        model.load(folder, "openvino", device="cuda")
+
+
+@pytest.mark.parametrize("name", INT8)
+def test_refuses_integers_that_are_not_those_of_the_lock(folder: Path, name: str) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(WeightsError, match=rf"{name} has sha256 \w+, but weights\.lock says"):
+        model.load(folder)
+    with pytest.raises(ArchiveError, match=rf"{name} has sha256"):
+        archive.build("cifar10", "1.0", folder / "weights.safetensors", folder)
+    (folder / name).unlink()
+    with pytest.raises(WeightsError, match=f"{name} is missing"):
+        model.load(folder)
+    with pytest.raises(ArchiveError, match=f"{name} is missing, but .* tells of it"):
+        archive.build("cifar10", "1.0", folder / "weights.safetensors", folder)
+
+
+@pytest.mark.parametrize(
+    ("lost", "agreement", "count", "too_much"),
+    [
+        (0.001, 0.995, 10_000, False),
+        (0.003, 0.995, 10_000, True),
+        (0.001, 0.98, 10_000, True),
+        (1 / 90, 89 / 90, 90, False),
+        (2 / 90, 88 / 90, 90, True),
+    ],
+)
+def test_integers_may_cost_only_so_much(
+    lost: float, agreement: float, count: int, too_much: bool
+) -> None:
+    assert int8.costs_too_much(lost, agreement, count) is too_much

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -14,7 +15,7 @@ import time
 import venv
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -272,16 +273,22 @@ def test_the_committed_configuration_stands_alone(deployment: Deployment) -> Non
         assert deployment.describe()["minWorkers"] == 2
 
 
+def written_json(path: Path) -> dict[str, Any]:
+    """Wait until a file is there and whole."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            return dict(json.loads(path.read_text()))
+        time.sleep(0.1)
+    pytest.fail(f"{path} was not written")
+
+
 def test_the_production_configuration_wants_tokens_and_takes_no_models(
     deployment: Deployment,
 ) -> None:
     image, url = SAMPLE.read_bytes(), f"{deployment.management}/models"
     with deployment.by_hand(Path("deploy/config.properties")) as folder:
-        end = time.monotonic() + 60
-        while not (folder / "key_file.json").exists():
-            assert time.monotonic() < end, "no tokens"
-            time.sleep(0.1)
-        keys = json.loads((folder / "key_file.json").read_text())
+        keys = written_json(folder / "key_file.json")
         bearer = {
             kind: {"Authorization": f"Bearer {keys[kind]['key']}"}
             for kind in ("inference", "management")

@@ -1,0 +1,1 @@
+"""The same net behind our server and behind those that one might pick instead, measured."""

@@ -1,0 +1,135 @@
+"""Measure all servers, in turn, round by round: `make bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import requests
+from tqdm import tqdm
+
+import model
+
+from . import images, load, report
+from .servers import BenchError, servers
+
+if TYPE_CHECKING:
+    from .servers import Running, Server
+
+CONNECTIONS = (1, 8, 32, 64)
+PHOTO_CONNECTIONS = 8
+OUT = Path("run/bench")
+SETTINGS = Path(__file__).with_name("settings.json")
+SAMPLE = Path("samples/cat.jpg")
+
+
+def main() -> int:
+    """Measure, and write docs/benchmarks.md."""
+    parser = argparse.ArgumentParser(prog="make bench", description=main.__doc__)
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--only", help="names of servers, with commas between them")
+    parser.add_argument("--kind", help="tutorial or engine")
+    arguments = parser.parse_args()
+    rounds, seconds, warm_up = (1, 3.0, 6.0) if arguments.quick else (5, 6.0, 12.0)
+    chosen = [
+        server
+        for server in servers(json.loads(SETTINGS.read_text()))
+        if arguments.only is None or server.name in arguments.only.split(",")
+        if arguments.kind in (None, server.kind)
+    ]
+    try:
+        found = measure(chosen, rounds, seconds, warm_up)
+    except (BenchError, load.LoadError) as error:
+        print(f"make bench: {error}", file=sys.stderr)
+        return 1
+    print(report.write(found, Path("docs"), partial=arguments.quick or len(chosen) < 2))
+    return 0
+
+
+def measure(
+    chosen: list[Server], rounds: int, seconds: float, warm_up: float
+) -> list[dict[str, Any]]:
+    """Measure each server once a round; return what was found, also kept in OUT as it comes."""
+    small, photos = images.small(), images.photos(SAMPLE)
+    bodies = images.write(small, OUT / "small")
+    large = images.write(photos, OUT / "photos")
+    found: list[dict[str, Any]] = []
+    OUT.mkdir(parents=True, exist_ok=True)
+    with (OUT / "results.jsonl").open("w") as kept:
+        for number in range(rounds):
+            turns = chosen[number % len(chosen) :] + chosen[: number % len(chosen)]
+            for server in tqdm(turns, desc=f"round {number + 1} of {rounds}"):
+                new = _measure(server, small, bodies, large, seconds, warm_up)
+                found += [{"round": number, **row} for row in new]
+                kept.write("".join(json.dumps(row) + "\n" for row in found[-len(new) :]))
+                kept.flush()
+            row = {"round": number, "server": "in process", "kind": "engine", **_alone(small)}
+            found.append(row)
+            kept.write(json.dumps(row) + "\n")
+    return found
+
+
+def _measure(
+    server: Server,
+    small: list[bytes],
+    bodies: dict[str, Path],
+    large: dict[str, Path],
+    seconds: float,
+    warm_up: float,
+) -> list[dict[str, Any]]:
+    """Measure one server: with small images at each number of connections, and with photos."""
+    kind = images.CONTENT_TYPES[server.encoding]
+    with server.running(small[0]) as running:
+        _check(server, running, small)
+        load.run(running.url, bodies[server.encoding], kind, 32, warm_up)
+        rows = []
+        for connections in CONNECTIONS:
+            found = load.run(running.url, bodies[server.encoding], kind, connections, seconds)
+            rows.append({"images": "small", **found.to_json()})
+        photo = load.run(running.url, large[server.encoding], kind, PHOTO_CONNECTIONS, seconds)
+        rows.append({"images": "photos", **photo.to_json()})
+        about = {
+            "server": server.name,
+            "kind": server.kind,
+            "memory": running.memory(),
+            "start": running.seconds,
+        }
+    return [{**about, **row} for row in rows]
+
+
+def _check(server: Server, running: Running, small: list[bytes]) -> None:
+    """Fail unless a server labels all images as its engine does in this process."""
+    engine = "torch" if server.kind == "tutorial" else "auto"
+    reference = model.load("model", engine)
+    headers = {"Content-Type": images.CONTENT_TYPES[server.encoding]}
+    for image in small:
+        body = images.body(image, server.encoding)
+        answer = requests.post(running.url, data=body, headers=headers, timeout=30)
+        (row,) = reference.probabilities(model.decode(image)[None])
+        expected = next(iter(reference.top(row)))
+        got = max(answer.json().items(), key=lambda pair: pair[1])[0]
+        if got != expected:
+            raise BenchError(f"{server.name} ({server.kind}) answers {got}, not {expected}")
+
+
+def _alone(small: list[bytes], seconds: float = 5.0, batch: int = 32) -> dict[str, Any]:
+    """Measure the engine in this process, on all cores: what HTTP takes away from."""
+    import numpy as np
+
+    classifier = model.load("model")
+    pixels = np.stack([model.decode(image) for image in small[:batch]])
+    for _ in range(20):
+        classifier.probabilities(pixels)
+    count, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        classifier.probabilities(pixels)
+        count += batch
+    return {"images": "small", "rate": count / (time.perf_counter() - begin)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

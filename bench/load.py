@@ -1,0 +1,66 @@
+"""The load: wrk, the same for every server, cycling through the same images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("requests.lua")
+
+
+class LoadError(RuntimeError):
+    """A measurement can't be trusted; the message says why."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run of wrk found.
+
+    Attributes:
+        connections: how many clients asked, each again as soon as it was answered.
+        requests: answers of 200.
+        rate: of these, in 1/s.
+        p50, p90, p99: milliseconds from request to answer, by percentile.
+    """
+
+    connections: int
+    requests: int
+    rate: float
+    p50: float
+    p90: float
+    p99: float
+
+    def to_json(self) -> dict[str, float]:
+        """Return it as JSON values."""
+        return asdict(self)
+
+
+def run(url: str, bodies: Path, content_type: str, connections: int, seconds: float) -> Result:
+    """Ask a server for so many seconds; one thread of wrk, as the server shares its cores.
+
+    Args:
+        url: of the endpoint.
+        bodies: a folder with a file for each request's body.
+        content_type: of all of them.
+        connections: how many at once.
+        seconds: how long.
+
+    Raises:
+        LoadError: wrk is missing, or an answer was not 200.
+    """
+    wrk = shutil.which("wrk")
+    if wrk is None:
+        raise LoadError("wrk is not installed: apt-get install wrk")
+    command = [wrk, "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout=30s"]
+    command += ["-s", str(SCRIPT), url, "--", content_type, *sorted(map(str, bodies.iterdir()))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise LoadError(f"wrk failed on {url}: {done.stderr.strip()}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    errors = {key: count for key, count in found.pop("errors").items() if count}
+    if errors:
+        raise LoadError(f"{url} with {connections} connections: {errors}")
+    return Result(connections=connections, **found)

@@ -1,0 +1,175 @@
+"""From measurements to a page: medians with their range, ratios, and pictures."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections import defaultdict
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+mpl.use("agg")
+
+Row = dict[str, Any]
+OURS = "TorchServe (ours)"
+BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
+"""What is between them, in docs/benchmarks.md, `make bench` writes."""
+
+
+def write(rows: list[Row], docs: Path, partial: bool) -> str:
+    """Return a summary; unless it is a partial run, write docs/benchmarks.md and its pictures."""
+    tables = "\n\n".join([_throughput(rows), _latency(rows), _others(rows)])
+    if partial:
+        return tables
+    pictures = docs / "benchmarks"
+    pictures.mkdir(parents=True, exist_ok=True)
+    _scaling(rows).savefig(pictures / "scaling.png", dpi=100)
+    _frontier(rows).savefig(pictures / "latency.png", dpi=100)
+    page = docs / "benchmarks.md"
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    page.write_text(f"{before}{begin}\n\n{machine(rows)}\n\n{tables}\n\n{end}{after}")
+    return tables
+
+
+def machine(rows: list[Row]) -> str:
+    """Return on what, with what, when and how often it was measured."""
+    cpu = next(
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
+    cores = Path("/proc/cpuinfo").read_text().count("processor\t")
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "openvino", "torchserve"))
+    rounds = 1 + max(row["round"] for row in rows)
+    return (
+        f"{cores} cores of {cpu}; Python {platform.python_version()}, {versions}; "
+        f"{datetime.date.today().isoformat()}; n = {rounds} rounds"
+    )
+
+
+def by(rows: Iterable[Row], **wanted: Any) -> dict[tuple[str, str], list[Row]]:
+    """Return the rows that have these values, by server and kind."""
+    found = defaultdict(list)
+    for row in rows:
+        if all(row.get(key) == value for key, value in wanted.items()):
+            found[row["server"], row["kind"]].append(row)
+    return found
+
+
+def _spread(values: list[float], digits: int = 0) -> str:
+    low, high = min(values), max(values)
+    return f"{median(values):,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
+
+
+def _table(head: list[str], lines: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
+
+
+def _connections(rows: list[Row]) -> list[int]:
+    return sorted(
+        {row["connections"] for row in rows if row["images"] == "small" and "connections" in row}
+    )
+
+
+def _throughput(rows: list[Row]) -> str:
+    """Return requests a second, and how many times as many ours answers."""
+    counts = _connections(rows)
+    head = (
+        ["server", "kind"] + [f"c={c}, 1/s" for c in counts] + [f"ours, c={c}" for c in counts[-2:]]
+    )
+    tables = {c: by(rows, images="small", connections=c) for c in counts}
+    lines = []
+    for server in tables[counts[0]]:
+        rates = {c: [row["rate"] for row in tables[c][server]] for c in counts}
+        ours = {c: [row["rate"] for row in tables[c].get((OURS, "engine"), [])] for c in counts}
+        ratios = [
+            f"{median(ours[c]) / median(rates[c]):.2f}×" if ours[c] else "" for c in counts[-2:]
+        ]
+        lines.append([*server, *(_spread(rates[c]) for c in counts), *ratios])
+    return _table(head, lines)
+
+
+def _latency(rows: list[Row]) -> str:
+    """Return p50 and p99 in milliseconds."""
+    counts = _connections(rows)
+    head = ["server", "kind"] + [f"c={c}, p50 / p99 ms" for c in counts]
+    tables = {c: by(rows, images="small", connections=c) for c in counts}
+    lines = [
+        [
+            *server,
+            *(
+                f"{median(r['p50'] for r in tables[c][server]):.1f} / "
+                f"{median(r['p99'] for r in tables[c][server]):.1f}"
+                for c in counts
+            ),
+        ]
+        for server in tables[counts[0]]
+    ]
+    return _table(head, lines)
+
+
+def _others(rows: list[Row]) -> str:
+    """Return photos, memory and the start."""
+    head = ["server", "kind", "photos 1600×1200, c=8, 1/s", "memory, MB", "start, s"]
+    lines = [
+        [
+            *server,
+            _spread([row["rate"] for row in found]),
+            _spread([row["memory"] for row in found]),
+            _spread([row["start"] for row in found], 1),
+        ]
+        for server, found in by(rows, images="photos").items()
+    ]
+    alone = [row["rate"] for row in rows if row["server"] == "in process"]
+    lines.append(["the engine alone, in process", "engine", f"small: {_spread(alone)}", "", ""])
+    return _table(head, lines)
+
+
+def _scaling(rows: list[Row]) -> Figure:
+    """Draw how throughput grows with connections."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    counts = _connections(rows)
+    for name, kind in by(rows, images="small", connections=counts[0]):
+        rates = [
+            median(r["rate"] for r in by(rows, images="small", connections=c)[name, kind])
+            for c in counts
+        ]
+        style = "-" if kind == "engine" else "--"
+        axes.plot(counts, rates, style, marker="o", label=f"{name} ({kind})")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("connections")
+    axes.set_ylabel("answers a second")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _frontier(rows: list[Row]) -> Figure:
+    """Draw throughput against the 99th percentile of latency."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    counts = _connections(rows)
+    for name, kind in by(rows, images="small", connections=counts[0]):
+        tables = [by(rows, images="small", connections=c)[name, kind] for c in counts]
+        rates = [median(r["rate"] for r in table) for table in tables]
+        p99 = [median(r["p99"] for r in table) for table in tables]
+        style = "-" if kind == "engine" else "--"
+        axes.plot(rates, p99, style, marker="o", label=f"{name} ({kind})")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("answers a second")
+    axes.set_ylabel("99th percentile of latency, ms")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure

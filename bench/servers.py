@@ -1,0 +1,328 @@
+"""What is compared: our server, TorchServe by its defaults, and what one might pick instead."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import psutil
+import requests
+import torch
+
+from classifier import archive, config, java
+from classifier.process import end
+from classifier.server import Place
+from classifier.server import Server as OurServer
+from model.weights import LOCK, WEIGHTS, read
+
+from . import images
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from typing import IO
+
+START = 120.0  # seconds that a server may take to answer
+ENVIRONMENTS = Path("run/bench/environments")
+
+
+class BenchError(RuntimeError):
+    """A server can't be measured; the message says why."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers.
+
+    Attributes:
+        url: where it is asked.
+        process: the root of its processes.
+        seconds: from the start to the first answer.
+    """
+
+    url: str
+    process: psutil.Process
+    seconds: float
+
+    def memory(self) -> float:
+        """Return the memory of all its processes, in MB; what they share counts once (PSS)."""
+        family = [self.process, *self.process.children(recursive=True)]
+        return sum(p.memory_full_info().pss for p in family) / 1e6
+
+
+class Server(Protocol):
+    """What can be started and asked."""
+
+    @property
+    def name(self) -> str:
+        """As its makers write it."""
+
+    @property
+    def kind(self) -> str:
+        """`tutorial` or `engine`."""
+
+    @property
+    def encoding(self) -> str:
+        """How a body holds an image."""
+
+    def running(self, image: bytes) -> AbstractContextManager[Running]:
+        """Run it, until it answers and as long as it is needed."""
+
+
+@dataclass(frozen=True)
+class Software:
+    """How another server is installed, started and asked.
+
+    Attributes:
+        packages: pinned; installed into an environment of its own, which sees our torch.
+        command: after `python -m`; {port} is filled in.
+        encoding: how a body holds an image.
+        path: of the endpoint.
+    """
+
+    packages: tuple[str, ...]
+    command: tuple[str, ...]
+    encoding: str = "raw"
+    path: str = "/predict"
+
+    def python(self) -> Path:
+        """Make the environment where there is none; return its Python."""
+        folder = ENVIRONMENTS / re.sub(r"\W+", "-", "-".join(self.packages))
+        python, ready = folder / "bin" / "python", folder / ".ready"
+        if not ready.exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+            ours = next(path for path in sys.path if path.endswith("site-packages"))
+            site = next((folder / "lib").glob("python*/site-packages"))
+            (site / "ours.pth").write_text(ours + "\n")
+            subprocess.run([python, "-m", "pip", "install", "-q", *self.packages], check=True)
+            ready.touch()
+        return python.absolute()
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another server.
+
+    Attributes:
+        name: as its makers write it.
+        kind: `tutorial`, as its own tutorials have it, or `engine`, with our engine and decoding.
+        software: how it is run.
+        settings: `workers`, `batch` and `wait` (ms).
+    """
+
+    name: str
+    kind: str
+    software: Software
+    settings: dict[str, int]
+
+    @property
+    def encoding(self) -> str:
+        """How a body holds an image."""
+        return self.software.encoding
+
+    @contextmanager
+    def running(self, image: bytes) -> Iterator[Running]:
+        """Run it, until it answers and as long as it is needed."""
+        port = _free_port()
+        python = str(self.software.python())
+        command = [python, "-m", *(c.format(port=port) for c in self.software.command)]
+        settings = {f"BENCH_{key.upper()}": str(value) for key, value in self.settings.items()}
+        environment = {**os.environ, **settings, "PYTHONPATH": str(Path.cwd())}
+        environment |= {"BENCH_KIND": self.kind, "BENCH_PORT": str(port)}
+        url = f"http://127.0.0.1:{port}{self.software.path}"
+        with tempfile.TemporaryFile() as log:
+            begin = time.monotonic()
+            process = psutil.Popen(
+                command, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+            try:
+                headers = {"Content-Type": images.CONTENT_TYPES[self.encoding]}
+                _wait(process, url, images.body(image, self.encoding), headers, log)
+                yield Running(url, process, time.monotonic() - begin)
+            finally:
+                end(process, 20)
+
+
+@dataclass(frozen=True)
+class Ours:
+    """This project's server, as `make serve` starts it."""
+
+    engine: str = "auto"
+    name: str = "TorchServe (ours)"
+    kind: str = "engine"
+    encoding: str = "raw"
+
+    @contextmanager
+    def running(self, image: bytes) -> Iterator[Running]:
+        """Run it, until it answers and as long as it is needed."""
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            place = _place(Path(folder))
+            project = _with_engine(self.engine, Path(folder))
+            weights = project / archive.WEIGHTS
+            archive.build(archive.MODEL, archive.VERSION, weights, place.model_store, project)
+            server = OurServer(place)
+            with server.lock():
+                begin = time.monotonic()
+                server.start()
+                server.predict(archive.MODEL, image)
+                seconds = time.monotonic() - begin
+                process = server.process()
+                if process is None:
+                    raise BenchError("our server has died")
+                try:
+                    url = f"{server.inference}/predictions/{archive.MODEL}"
+                    yield Running(url, process, seconds)
+                finally:
+                    server.stop()
+
+
+@dataclass(frozen=True)
+class Naive:
+    """TorchServe as a beginner has it: its own image classifier, and all defaults."""
+
+    name: str = "TorchServe (defaults)"
+    kind: str = "tutorial"
+    encoding: str = "raw"
+
+    @contextmanager
+    def running(self, image: bytes) -> Iterator[Running]:
+        """Run it, until it answers and as long as it is needed."""
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            folder = Path(name)
+            _naive_archive(folder)
+            ports = {key: f"http://127.0.0.1:{_free_port()}" for key in config.ADDRESSES}
+            ports |= {key: str(_free_port()) for key in config.GRPC_PORTS}
+            lines = [f"{key}={value}\n" for key, value in ports.items()]
+            lines += ["load_models=naive.mar\n", f"model_store={folder}\n"]
+            (folder / "config.properties").write_text("".join(lines))
+            home, _ = java.home()
+            environment = {**os.environ, "TMPDIR": name, "TEMP": name, "JAVA_HOME": str(home)}
+            environment |= {"LOG_LOCATION": f"{name}/logs", "METRICS_LOCATION": f"{name}/logs"}
+            command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground"]
+            command += ["--ncs", "--disable-token-auth"]
+            command += ["--ts-config", f"{name}/config.properties"]
+            url = f"{ports['inference_address']}/predictions/naive"
+            with tempfile.TemporaryFile() as log:
+                begin = time.monotonic()
+                process = psutil.Popen(
+                    command, env=environment, stdout=log, stderr=log, start_new_session=True
+                )
+                try:
+                    _wait(process, url, image, {}, log)
+                    yield Running(url, process, time.monotonic() - begin)
+                finally:
+                    end(process, 20)
+
+
+def _naive_archive(folder: Path) -> None:
+    """Archive the released weights as TorchServe's documentation does."""
+    state = read(Path("model") / WEIGHTS, Path("model") / LOCK)
+    torch.save(state, folder / "net.pth")
+    arguments = {
+        "--model-name": "naive",
+        "--version": "1.0",
+        "--model-file": "model/net.py",
+        "--serialized-file": str(folder / "net.pth"),
+        "--handler": "bench/peers/naive_handler.py",
+        "--extra-files": "model/index_to_name.json",
+        "--export-path": str(folder),
+    }
+    command = [sys.executable, "-m", "model_archiver.model_packaging"]
+    for option, value in arguments.items():
+        command += [option, value]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def _with_engine(engine: str, folder: Path) -> Path:
+    """Copy what is archived into a folder, with another engine picked; return the copy."""
+    project = folder / "project"
+    for name in ("handler", "model"):
+        shutil.copytree(name, project / name)
+    path = project / archive.CONFIG
+    path.write_text(re.sub(r"engine: \w+", f"engine: {engine}", path.read_text()))
+    return project
+
+
+def _place(folder: Path) -> Place:
+    """Return the files of a server of its own, on free ports."""
+    properties = config.read(Path("config.properties"))
+    for key in config.ADDRESSES:
+        properties[key] = f"http://127.0.0.1:{_free_port()}"
+    for key in config.GRPC_PORTS:
+        properties[key] = str(_free_port())
+    lines = [f"{key}={value}\n" for key, value in properties.items()]
+    (folder / "config.properties").write_text("".join(lines))
+    return Place(
+        run=folder / "run", model_store=folder / "store", config=folder / "config.properties"
+    )
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def servers(settings: dict[str, dict[str, int]]) -> list[Server]:
+    """Return all that are compared.
+
+    Args:
+        settings: of the peers with our engine, by name: what tuning found best. Those that are as
+            their tutorials have them get two workers and batches of up to 32.
+    """
+    plain = {"workers": 2, "batch": 32, "wait": 2}
+    tutorials = [_peer(name, "tutorial", plain) for name in PEERS]
+    engines = [_peer(n, "engine", settings.get(n, plain)) for n in PEERS if n != "Ray Serve"]
+    return [Ours(), *engines, Naive(), *tutorials]
+
+
+PEERS = {
+    "mosec": Software(
+        ("mosec==0.9.8",), ("bench.peers.mosec_server", "--port", "{port}"), path="/inference"
+    ),
+    "FastAPI": Software(
+        ("fastapi==0.165.0", "uvicorn[standard]==0.54.0"), ("bench.peers.fastapi_server",)
+    ),
+    "LitServe": Software(
+        ("litserve==0.2.19",), ("bench.peers.litserve_server",), encoding="base64"
+    ),
+    "BentoML": Software(
+        ("bentoml==1.4.39",),
+        ("bentoml", "serve", "bench.peers.bentoml_server:Classifier", "--port", "{port}"),
+    ),
+    "Ray Serve": Software(("ray[serve]==2.60.0",), ("bench.peers.ray_server",)),
+}
+
+
+def _peer(name: str, kind: str, settings: dict[str, int]) -> Peer:
+    return Peer(name, kind, PEERS[name], settings)
+
+
+def _wait(
+    process: psutil.Popen, url: str, body: bytes, headers: dict[str, str], log: IO[bytes]
+) -> None:
+    """Wait until a server answers with 200."""
+    deadline = time.monotonic() + START
+    last = "no connection"
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            answer = requests.post(url, data=body, headers=headers, timeout=10)
+            if answer.ok:
+                return
+            last = f"{answer.status_code} {answer.text[:200]}"
+        except requests.RequestException as error:
+            last = str(error)
+        time.sleep(0.1)
+    log.seek(0)
+    tail = log.read()[-2000:].decode(errors="replace")
+    raise BenchError(f"{url} did not come up: {last}\n{tail}")

@@ -1,4 +1,4 @@
-"""TorchServe as a beginner has it: the base handler, the usual transforms, one image after another."""
+"""TorchServe as a beginner has it: the base handler and the usual transforms."""
 
 import io
 

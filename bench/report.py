@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from matplotlib.axes import Axes
+
 mpl.use("agg")
 
 Row = dict[str, Any]
@@ -147,11 +149,7 @@ def _scaling(rows: list[Row]) -> Figure:
         style = "-" if kind == "engine" else "--"
         axes.plot(counts, rates, style, marker="o", label=f"{name} ({kind})")
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xlabel("connections")
-    axes.set_ylabel("answers a second")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    _finish(axes, "connections", "answers a second")
     return figure
 
 
@@ -167,9 +165,13 @@ def _frontier(rows: list[Row]) -> Figure:
         style = "-" if kind == "engine" else "--"
         axes.plot(rates, p99, style, marker="o", label=f"{name} ({kind})")
     axes.set_xscale("log")
+    _finish(axes, "answers a second", "99th percentile of latency, ms")
+    return figure
+
+
+def _finish(axes: Axes, x: str, y: str) -> None:
     axes.set_yscale("log")
-    axes.set_xlabel("answers a second")
-    axes.set_ylabel("99th percentile of latency, ms")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    return figure

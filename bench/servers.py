@@ -140,17 +140,8 @@ class Peer:
         environment = {**os.environ, **settings, "PYTHONPATH": str(Path.cwd())}
         environment |= {"BENCH_KIND": self.kind, "BENCH_PORT": str(port)}
         url = f"http://127.0.0.1:{port}{self.software.path}"
-        with tempfile.TemporaryFile() as log:
-            begin = time.monotonic()
-            process = psutil.Popen(
-                command, env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-            try:
-                headers = {"Content-Type": images.CONTENT_TYPES[self.encoding]}
-                _wait(process, url, images.body(image, self.encoding), headers, log)
-                yield Running(url, process, time.monotonic() - begin)
-            finally:
-                end(process, 20)
+        with _started(command, environment, url, image, self.encoding) as running:
+            yield running
 
 
 @dataclass(frozen=True)
@@ -212,16 +203,26 @@ class Naive:
             command += ["--ncs", "--disable-token-auth"]
             command += ["--ts-config", f"{name}/config.properties"]
             url = f"{ports['inference_address']}/predictions/naive"
-            with tempfile.TemporaryFile() as log:
-                begin = time.monotonic()
-                process = psutil.Popen(
-                    command, env=environment, stdout=log, stderr=log, start_new_session=True
-                )
-                try:
-                    _wait(process, url, image, {}, log)
-                    yield Running(url, process, time.monotonic() - begin)
-                finally:
-                    end(process, 20)
+            with _started(command, environment, url, image, self.encoding) as running:
+                yield running
+
+
+@contextmanager
+def _started(
+    command: list[str], environment: dict[str, str], url: str, image: bytes, encoding: str
+) -> Iterator[Running]:
+    """Run a command until its server answers and as long as it is needed."""
+    with tempfile.TemporaryFile() as log:
+        begin = time.monotonic()
+        process = psutil.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            headers = {"Content-Type": images.CONTENT_TYPES[encoding]}
+            _wait(process, url, images.body(image, encoding), headers, log)
+            yield Running(url, process, time.monotonic() - begin)
+        finally:
+            end(process, 20)
 
 
 def _naive_archive(folder: Path) -> None:

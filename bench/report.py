@@ -72,7 +72,8 @@ def _spread(values: list[float], digits: int = 0) -> str:
     return f"{median(values):,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
 
 
-def _table(head: list[str], lines: list[list[str]]) -> str:
+def table(head: list[str], lines: list[list[str]]) -> str:
+    """Return a Markdown table."""
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
 
 
@@ -97,7 +98,7 @@ def _throughput(rows: list[Row]) -> str:
             f"{median(ours[c]) / median(rates[c]):.2f}×" if ours[c] else "" for c in counts[-2:]
         ]
         lines.append([*server, *(_spread(rates[c]) for c in counts), *ratios])
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _latency(rows: list[Row]) -> str:
@@ -116,7 +117,7 @@ def _latency(rows: list[Row]) -> str:
         ]
         for server in tables[counts[0]]
     ]
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _others(rows: list[Row]) -> str:
@@ -133,7 +134,7 @@ def _others(rows: list[Row]) -> str:
     ]
     alone = [row["rate"] for row in rows if row["server"] == "in process"]
     lines.append(["the engine alone, in process", "engine", f"small: {_spread(alone)}", "", ""])
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _scaling(rows: list[Row]) -> Figure:

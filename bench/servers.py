@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,7 +28,7 @@ from model.weights import LOCK, WEIGHTS, read
 from . import images
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
     from typing import IO
 
@@ -117,7 +117,7 @@ class Peer:
         name: as its makers write it.
         kind: `tutorial`, as its own tutorials have it, or `engine`, with our engine and decoding.
         software: how it is run.
-        settings: `workers`, `batch` and `wait` (ms).
+        settings: `workers`, `threads` of each, `batch`, and `delay` (ms), as in releases.toml.
     """
 
     name: str
@@ -146,9 +146,15 @@ class Peer:
 
 @dataclass(frozen=True)
 class Ours:
-    """This project's server, as `make serve` starts it."""
+    """This project's server, as `make serve` starts it.
+
+    Attributes:
+        engine: which one runs the net.
+        settings: as in releases.toml; what is absent fits the machine.
+    """
 
     engine: str = "auto"
+    settings: Mapping[str, int] = field(default_factory=dict)
     name: str = "TorchServe (ours)"
     kind: str = "engine"
     encoding: str = "raw"
@@ -158,9 +164,14 @@ class Ours:
         """Run it, until it answers and as long as it is needed."""
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             place = _place(Path(folder))
-            project = _with_engine(self.engine, Path(folder))
+            project = with_engine(self.engine, Path(folder))
             weights = project / archive.WEIGHTS
             archive.build(archive.MODEL, archive.VERSION, weights, place.model_store, project)
+            settings = "".join(f"{key} = {value}\n" for key, value in self.settings.items())
+            place.releases.write_text(
+                f'[{archive.MODEL}]\ndefault = "{archive.VERSION}"\n'
+                f'versions = ["{archive.VERSION}"]\n{settings}'
+            )
             server = OurServer(place)
             with server.lock():
                 begin = time.monotonic()
@@ -244,7 +255,7 @@ def _naive_archive(folder: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def _with_engine(engine: str, folder: Path) -> Path:
+def with_engine(engine: str, folder: Path) -> Path:
     """Copy what is archived into a folder, with another engine picked; return the copy."""
     project = folder / "project"
     for name in ("handler", "model"):
@@ -264,7 +275,10 @@ def _place(folder: Path) -> Place:
     lines = [f"{key}={value}\n" for key, value in properties.items()]
     (folder / "config.properties").write_text("".join(lines))
     return Place(
-        run=folder / "run", model_store=folder / "store", config=folder / "config.properties"
+        run=folder / "run",
+        model_store=folder / "store",
+        releases=folder / "releases.toml",
+        config=folder / "config.properties",
     )
 
 
@@ -274,17 +288,19 @@ def _free_port() -> int:
         return port
 
 
+PLAIN = {"workers": 2, "threads": 1, "batch": 32, "delay": 2}
+"""Settings of peers as their tutorials have them, as far as they have any."""
+
+
 def servers(settings: dict[str, dict[str, int]]) -> list[Server]:
     """Return all that are compared.
 
     Args:
-        settings: of the peers with our engine, by name: what tuning found best. Those that are as
-            their tutorials have them get two workers and batches of up to 32.
+        settings: of those with our engine, by name: what tuning found best.
     """
-    plain = {"workers": 2, "batch": 32, "wait": 2}
-    tutorials = [_peer(name, "tutorial", plain) for name in PEERS]
-    engines = [_peer(n, "engine", settings.get(n, plain)) for n in PEERS if n != "Ray Serve"]
-    return [Ours(), *engines, Naive(), *tutorials]
+    tutorials = [peer(name, "tutorial", PLAIN) for name in PEERS]
+    engines = [peer(name, "engine", settings.get(name, PLAIN)) for name in PEERS]
+    return [Ours(settings=settings.get(Ours.name, {})), *engines, Naive(), *tutorials]
 
 
 PEERS = {
@@ -305,7 +321,8 @@ PEERS = {
 }
 
 
-def _peer(name: str, kind: str, settings: dict[str, int]) -> Peer:
+def peer(name: str, kind: str, settings: dict[str, int]) -> Peer:
+    """Return another server, as one of the two kinds."""
     return Peer(name, kind, PEERS[name], settings)
 
 

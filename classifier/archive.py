@@ -20,9 +20,12 @@ from .errors import ArchiveError
 TRAVELS = (
     "handler/__init__.py",
     "handler/answer.py",
+    "handler/metrics.py",
     "handler/request.py",
+    "handler/torchserve.py",
     "model/__init__.py",
     "model/classifier.py",
+    "model/codecs.py",
     "model/engine.py",
     "model/image.py",
     "model/net.py",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
+import subprocess
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from joblib import cpu_count
 
 from . import store
 from .errors import ServerError
@@ -29,6 +32,10 @@ LOADING = ("model_snapshot", "load_models", "models")
 
 MOST_WORKERS = 8
 """A worker takes some 400 MB, so a machine of many cores gets no more unless they are asked for."""
+WORKERS_PER_GPU = 2
+"""One decodes images while the GPU runs what the other has decoded."""
+THREADS = "CLASSIFIER_THREADS"
+"""The environment variable that tells workers their threads: JSON, a number by model."""
 
 Properties = dict[str, str]
 
@@ -57,9 +64,60 @@ def address(properties: Properties, kind: str) -> str:
     return properties.get(key, ADDRESSES[key])
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """How a model is served on a machine.
+
+    Attributes:
+        workers: of each version.
+        threads: of each worker, on a CPU.
+        batch: requests that a worker answers at once, at most.
+        delay: ms that a batch waits for more requests.
+    """
+
+    workers: int
+    threads: int
+    batch: int
+    delay: int
+
+
+def sizes(release: Release, model_config: Path) -> Sizes:
+    """Return what releases.toml says, and else what fits the machine.
+
+    Workers and threads together are as many as cores, so that none is idle or fought over; of
+    the cores, those count that this process, or its container, may use. Batch and delay are
+    model-config.yaml's.
+    """
+    settings = yaml.safe_load(model_config.read_text())
+    return Sizes(
+        workers=workers(release),
+        threads=release.threads or max(1, cpu_count() // workers(release)),
+        batch=release.batch or settings["batchSize"],
+        delay=settings["maxBatchDelay"] if release.delay is None else release.delay,
+    )
+
+
 def workers(release: Release) -> int:
-    """Return how many workers each version gets; if not said, as many as cores, within reason."""
-    return release.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+    """Return how many workers each version gets: `sizes` without what is read from files."""
+    if release.workers is not None:
+        return release.workers
+    gpus = _gpus()
+    return WORKERS_PER_GPU * gpus if gpus else min(MOST_WORKERS, cpu_count())
+
+
+def _gpus() -> int:
+    """Return how many GPUs TorchServe will find: it asks nvidia-smi."""
+    if not shutil.which("nvidia-smi"):
+        return 0
+    command = ["nvidia-smi", "--list-gpus"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def threads(releases: Iterable[Release], model_config: Path) -> dict[str, str]:
+    """Return the environment that tells workers their threads."""
+    numbers = {release.model: sizes(release, model_config).threads for release in releases}
+    return {THREADS: json.dumps(numbers)}
 
 
 def generate(
@@ -71,13 +129,11 @@ def generate(
         base: what config.properties says.
         releases: what releases.toml says.
         model_store: the folder of the archives.
-        model_config: model-config.yaml; its batch size and delay hold for each version.
+        model_config: model-config.yaml.
     """
-    settings = yaml.safe_load(model_config.read_text())
+    timeout = yaml.safe_load(model_config.read_text())["responseTimeout"]
     models = {
-        release.model: {
-            version: _version(release, version, settings) for version in release.versions
-        }
+        release.model: _versions(release, sizes(release, model_config), timeout)
         for release in releases
     }
     count = sum(len(versions) for versions in models.values())
@@ -88,13 +144,16 @@ def generate(
     return head + "".join(f"{key}={value}\n" for key, value in kept.items())
 
 
-def _version(release: Release, version: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _versions(release: Release, sizes: Sizes, timeout: int) -> dict[str, Any]:
     return {
-        "defaultVersion": version == release.default,
-        "marName": store.file_name(release.model, version),
-        "minWorkers": workers(release),
-        "maxWorkers": workers(release),
-        "batchSize": settings["batchSize"],
-        "maxBatchDelay": settings["maxBatchDelay"],
-        "responseTimeout": settings["responseTimeout"],
+        version: {
+            "defaultVersion": version == release.default,
+            "marName": store.file_name(release.model, version),
+            "minWorkers": sizes.workers,
+            "maxWorkers": sizes.workers,
+            "batchSize": sizes.batch,
+            "maxBatchDelay": sizes.delay,
+            "responseTimeout": timeout,
+        }
+        for version in release.versions
     }

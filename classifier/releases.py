@@ -21,7 +21,20 @@ class Release:
     default: str
     versions: tuple[str, ...]
     workers: int | None = None
-    """Workers of each version; None: what `config.workers` makes of the machine."""
+    """Workers of each version."""
+    threads: int | None = None
+    """Threads of each worker, on a CPU."""
+    batch: int | None = None
+    """Requests that a worker answers at once, at most."""
+    delay: int | None = None
+    """Milliseconds that a batch waits for more requests."""
+
+
+NUMBERS = {"workers": 1, "threads": 1, "batch": 1, "delay": 0}
+"""Settings of a release that are whole numbers, with the least each may be.
+
+Where one is absent, `config.sizes` makes something of the machine.
+"""
 
 
 def read(path: Path) -> list[Release]:
@@ -47,10 +60,10 @@ def _release(path: Path, model: str, table: Any) -> Release:
 
     if not isinstance(table, dict):
         raise wrong("is no table")
-    unknown = table.keys() - {"default", "versions", "workers"}
+    unknown = table.keys() - {"default", "versions", *NUMBERS}
     if unknown:
         raise wrong(f"has unknown keys: {', '.join(sorted(unknown))}")
-    versions, default, workers = (table.get(k) for k in ("versions", "default", "workers"))
+    versions, default = table.get("versions"), table.get("default")
     if not isinstance(versions, list) or not _are_different_strings(versions):
         raise wrong('needs versions, a list of different strings such as ["1.0"]')
     try:
@@ -60,9 +73,12 @@ def _release(path: Path, model: str, table: Any) -> Release:
         raise wrong(str(error)) from None
     if not isinstance(default, str) or default not in versions:
         raise wrong(f"has default {default!r}, which is none of its versions")
-    if workers is not None and (not isinstance(workers, int) or workers < 1):
-        raise wrong("needs workers to be 1 or more, or absent")
-    return Release(model, default, tuple(versions), workers)
+    for key, least in NUMBERS.items():
+        value = table.get(key, least)
+        if type(value) is not int or value < least:
+            raise wrong(f"needs {key} to be {least} or more, or absent")
+    numbers = {key: table[key] for key in NUMBERS if key in table}
+    return Release(model, default, tuple(versions), **numbers)
 
 
 def _are_different_strings(values: list[Any]) -> bool:

@@ -23,6 +23,7 @@ import requests
 
 from . import config, http, java, log, management, process, releases, store
 from .errors import ServerError
+from .warmup import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +40,7 @@ CONSOLE = "console.log"
 
 @dataclass(frozen=True)
 class Place:
-    """The files that one server is made of."""
+    """The files that one server is made of, and how it starts."""
 
     run: Path = Path("run")
     """Generated state: the configuration, logs and the process's identity."""
@@ -47,6 +48,8 @@ class Place:
     releases: Path = Path("releases.toml")
     config: Path = Path("config.properties")
     model_config: Path = Path("model/model-config.yaml")
+    warm_up: float = 5.0
+    """Seconds for which a new server is asked before it counts as ready."""
 
     @property
     def logs(self) -> Path:
@@ -125,6 +128,7 @@ class Server:
         try:
             self._launch(archives)
             self._wait()
+            self._warm_up()
         except BaseException:
             self.stop()
             raise
@@ -208,10 +212,12 @@ class Server:
         self.place.state.write_text(json.dumps(state))
         command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs"]
         command += ["--ts-config", str(generated)]
+        environment = _environment(java_home, temporary, self.place.logs)
+        environment |= config.threads(self.releases, self.place.model_config)
         with (self.place.logs / CONSOLE).open("w") as output:
             subprocess.run(
                 command,
-                env=_environment(java_home, temporary, self.place.logs),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -241,6 +247,12 @@ class Server:
             if found and time.monotonic() > deadline:
                 raise ServerError(self._failure(f"TorchServe is not ready: {'; '.join(found)}"))
             time.sleep(POLL if found else 0)
+
+    def _warm_up(self) -> None:
+        """Let Java compile what a request runs: without that, the first seconds are slow."""
+        for release in self.releases:
+            url = f"{self.inference}/predictions/{release.model}"
+            warm_up(url, self.place.warm_up / len(self.releases))
 
     def _progress(self) -> list[str]:
         """Return what is still to come; fail at once on what will not come."""

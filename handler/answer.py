@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+
+import orjson
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,15 @@ class Answer:
 
 def ok(value: Any) -> Answer:
     """Answer with a JSON value, laid out as TorchServe does."""
-    return Answer(HTTPStatus.OK, json.dumps(value, indent=2).encode())
+    return Answer(HTTPStatus.OK, _json(value))
 
 
 def error(status: HTTPStatus, message: str) -> Answer:
     """Answer with an error in TorchServe's own form."""
     kind = status.phrase.title().replace(" ", "") + "Exception"
     body = {"code": int(status), "type": kind, "message": message}
-    return Answer(status, json.dumps(body, indent=2).encode())
+    return Answer(status, _json(body))
+
+
+def _json(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2)

@@ -5,14 +5,21 @@ TorchServe demands that this file defines exactly one class.
 
 from __future__ import annotations
 
+import json
+import os
 from http import HTTPStatus
+from io import BytesIO
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from handler import answer
+from handler.metrics import REFUSED, Metrics
 from handler.request import asks, image_of
+from handler.torchserve import hasten
 from model import ImageError, decode, load
 from model.image import SIZE
 
@@ -23,6 +30,11 @@ if TYPE_CHECKING:
 
     from handler.answer import Answer
 
+THREADS = "CLASSIFIER_THREADS"
+"""The environment variable by which `classifier serve` tells each model's threads, as JSON."""
+WARM_UP = "X-Warm-Up"
+"""The header of requests that `classifier serve` sends before it says that all is ready."""
+
 
 class ClassifierHandler:
     """Answers batches: bytes → pixels → batch → probabilities → labels, each request by itself."""
@@ -30,23 +42,35 @@ class ClassifierHandler:
     def initialize(self, context: Any) -> None:
         """Load the archived classifier and run it once, so that no request pays for that."""
         settings = context.model_yaml_config.get("handler", {})
-        properties = context.system_properties
+        properties, model = context.system_properties, context.manifest["model"]
         gpu = properties.get("gpu_id")
         device = f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu"
-        engine, threads = settings.get("engine", "auto"), settings.get("threads")
+        threads = _threads(model["modelName"]) or settings.get("threads")
+        engine = settings.get("engine", "auto")
         self.classifier = load(properties["model_dir"], engine, device, threads)
-        self.version = str(context.manifest["model"]["modelVersion"])
-        for count in {1, int(properties.get("batch_size") or 1)}:
-            self.classifier.probabilities(np.zeros((count, *SIZE, 3), np.uint8))
+        self.version = str(model["modelVersion"])
+        self.most = int(properties.get("batch_size") or 1)
+        self._run_once()
+        self.metrics = Metrics(context.metrics, model["modelName"], self.version)
+        hasten(properties["server_version"])
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """Answer a batch of requests; return their bodies, in order.
 
         A request that can't be answered gets an error of its own, and the others their answers.
         """
+        begin = perf_counter()
         headers = [context.get_all_request_header(i) for i in range(len(data))]
         inputs = [self.preprocess(*request) for request in zip(data, headers, strict=True)]
-        answers = self.postprocess(inputs, self.inference(inputs))
+        decoded = perf_counter()
+        probabilities = self.inference(inputs)
+        inferred = perf_counter()
+        answers = self.postprocess(inputs, probabilities)
+        if WARM_UP not in headers[0]:
+            labels = [self.classifier.labels[index] for index in probabilities.argmax(1)]
+            labels += [REFUSED for item in answers if item.status == HTTPStatus.BAD_REQUEST]
+            fill = len(data) / self.most
+            self.metrics.observe(decoded - begin, inferred - decoded, fill, labels)
         for index, item in enumerate(answers):
             context.set_response_status(int(item.status), item.status.phrase, index)
             context.set_response_content_type(index, "application/json")
@@ -86,6 +110,21 @@ class ClassifierHandler:
             for item in inputs
         ]
 
+    def _run_once(self) -> None:
+        """Do all that requests need done, so that none of them pays for its first time."""
+        for kind in ("PNG", "JPEG"):
+            file = BytesIO()
+            Image.new("RGB", SIZE).save(file, kind)
+            decode(file.getvalue())
+        for count in {1, self.most}:
+            self.classifier.probabilities(np.zeros((count, *SIZE, 3), np.uint8))
+
     def describe(self) -> dict[str, Any]:
         """Tell what runs: the answer to `GET /models/<name>/<version>?customized=true`."""
         return {"labels": self.classifier.labels, **self.classifier.engine.describe()}
+
+
+def _threads(model: str) -> int | None:
+    """Return how many threads a worker of the model shall have; None where nobody has told."""
+    told: dict[str, int] = json.loads(os.environ.get(THREADS, "{}"))
+    return told.get(model)

@@ -7,6 +7,7 @@ are part of what it runs, so nobody else has to know them.
 from __future__ import annotations
 
 import importlib.util
+import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -30,7 +31,7 @@ class EngineError(ValueError):
 
 
 class Engine(Protocol):
-    """Runs a net."""
+    """Runs a net. Threads may share it."""
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 N×32×32×3 RGB pixels to float32 N×classes probabilities in [0, 1]."""
@@ -106,10 +107,13 @@ class OpenVinoEngine:
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         self.compiled = core.compile_model(model, "CPU", options)
+        self.local = threading.local()  # a request holds one batch: two threads must not share it
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 N×32×32×3 RGB pixels to float32 N×classes probabilities in [0, 1]."""
-        result: NDArray[np.float32] = self.compiled(pixels)[0]
+        if not hasattr(self.local, "request"):
+            self.local.request = self.compiled.create_infer_request()
+        result: NDArray[np.float32] = self.local.request.infer([pixels], share_inputs=True)[0]
         return result
 
     def describe(self) -> dict[str, Any]:
@@ -146,12 +150,11 @@ def load(
         raise EngineError(f"there is no engine {kind!r}: choose one of {', '.join(ENGINES)}")
     on_cpu = torch.device(device).type == "cpu"
     state = weights.read(folder / weights.WEIGHTS, folder / weights.LOCK)
-    net = weights.fit(state, classes)
     if kind == "auto":
         has = weights.has_int8(folder) and importlib.util.find_spec("openvino") is not None
         kind = "openvino" if on_cpu and has else "torch"
     if kind == "torch":
-        return TorchEngine(net, device, threads if on_cpu else None)
+        return TorchEngine(weights.fit(state, classes), device, threads if on_cpu else None)
     if not on_cpu:
         raise EngineError(f"the engine openvino runs on a CPU, not on {device}")
     return OpenVinoEngine(*weights.read_int8(folder), threads)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from bench.servers import with_engine
 from classifier import archive
 from training import cifar10
 
@@ -42,12 +43,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_deployment(
-    store: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Deployment]:
-    """One server for all tests that only ask."""
-    deployment = Deployment(tmp_path_factory.mktemp("server"), batch_delay=500)
-    deployment.add(store / "cifar10-1.0.mar")
+def shared_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """One server for all tests that only ask.
+
+    Its default, cifar10 1.0, answers with torch in floats, which can be compared with the
+    reference; 1.1 is as released.
+    """
+    folder = tmp_path_factory.mktemp("server")
+    deployment = Deployment(folder, batch_delay=500)
+    floats, weights = with_engine("torch", folder), Path(archive.WEIGHTS)
+    archive.build("cifar10", "1.0", floats / weights, deployment.place.model_store, floats)
+    archive.build("cifar10", "1.1", weights, deployment.place.model_store)
+    deployment.release("1.0", ["1.0", "1.1"])
     deployment.start()
     yield deployment
     deployment.stop()

@@ -48,6 +48,7 @@ class Deployment:
             releases=folder / "releases.toml",
             config=folder / "config.properties",
             model_config=folder / "model-config.yaml",
+            warm_up=0,
         )
         self.place.model_store.mkdir(parents=True)
         self.place.config.write_text(_on_free_ports(Path("config.properties").read_text()))

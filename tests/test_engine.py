@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,16 @@ def test_any_number_of_images_makes_a_batch() -> None:
         "device": "cpu",
         "threads": 1,
     }
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_threads_may_share_an_engine(engine: str) -> None:
+    classifier = model.load("model", engine, threads=1)
+    pixels = [model.decode(image)[None] for image in crops(20)] * 10
+    expected = [classifier.probabilities(image) for image in pixels[:20]] * 10
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(classifier.probabilities, pixels))
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
 
 
 def test_auto_takes_integers_where_it_can(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 import requests
+from joblib import cpu_count
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
+import model
 from classifier import stubs
+from classifier.warmup import warm_up
+from handler.metrics import PERIOD
 
 from . import reference
 from .images import SAMPLE, crops, encode, sample
@@ -146,7 +152,17 @@ def test_describes_itself(server: Deployment) -> None:
     described = server.describe()["customizedMetadata"]
     assert described["labels"] == list(reference.LABELS)
     assert described["engine"] == "torch"
-    assert described["threads"] == 1
+    assert described["threads"] == cpu_count(), "the only worker has all cores"
+
+
+def test_the_released_archive_answers_with_integers(server: Deployment) -> None:
+    described = server.describe("1.1")["customizedMetadata"]
+    assert (described["engine"], described["precision"]) == ("openvino", "int8")
+    classifier = model.load("model", "openvino")
+    for image in crops(20):
+        answer = server.predict(image, "1.1")
+        (row,) = classifier.probabilities(model.decode(image)[None])
+        assert answer.json() == pytest.approx(classifier.top(row), abs=1e-4)
 
 
 def test_gives_no_explanations_yet(server: Deployment) -> None:
@@ -178,10 +194,52 @@ def test_grpc_takes_the_same_image(server: Deployment) -> None:
         assert ask(b"no image")["code"] == 400
 
 
+def metric(server: Deployment, name: str, **labels: str) -> float:
+    """Return a metric's value: the sum over all that have these labels."""
+    answer = requests.get(server.port("metrics_address") + "/metrics", timeout=60)
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
 def test_metrics_are_there_for_prometheus(server: Deployment) -> None:
+    def found() -> list[float]:
+        mine = {"ModelName": "cifar10", "ModelVersion": "1.0"}
+        return [
+            metric(server, "ts_inference_requests_total", model_name="cifar10"),
+            metric(server, "DecodeTime_count", **mine),
+            metric(server, "InferTime_count", **mine),
+            metric(server, "BatchFill_sum", **mine),
+            metric(server, "Answers_total", Label="cat", **mine),
+            metric(server, "Answers_total", Label="refused", **mine),
+        ]
+
+    before: list[float] = []
+    while before != (before := found()):  # what other tests asked is told within a period
+        time.sleep(2 * PERIOD)
     server.predict(SAMPLE.read_bytes())
-    url = server.port("metrics_address") + "/metrics"
-    assert "ts_inference_requests_total" in requests.get(url, timeout=60).text
+    server.predict(b"no image")
+    expected = [2, 2, 2, 2 / 16, 1, 1]
+    end = time.monotonic() + 30
+    while (more := [b - a for a, b in zip(before, found(), strict=True)]) != expected:
+        assert time.monotonic() < end, more
+        time.sleep(0.2)
+
+
+def test_a_warm_up_counts_in_no_metric_of_the_handler(server: Deployment) -> None:
+    before = -1.0
+    while before != (before := metric(server, "Answers_total")):
+        time.sleep(2 * PERIOD)
+    assert warm_up(f"{server.inference}/predictions/cifar10/1.1", 1) > 32
+    server.predict(SAMPLE.read_bytes(), "1.1")
+    end = time.monotonic() + 30
+    while (counted := metric(server, "Answers_total") - before) < 1:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert counted == 1
 
 
 def test_no_request_leaves_a_line_in_the_log(server: Deployment) -> None:

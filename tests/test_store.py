@@ -17,6 +17,8 @@ from classifier.errors import ArchiveError, ReleasesError, ServerError
 from classifier.releases import Release
 from classifier.store import check, check_version, find, versions
 
+MODEL_CONFIG = Path("model/model-config.yaml")
+
 
 @pytest.fixture
 def full(tmp_path: Path) -> Path:
@@ -128,7 +130,7 @@ def test_the_generated_configuration_serves_the_releases(tmp_path: Path) -> None
         {"inference_address": "http://127.0.0.1:1", "load_models": "all", "model_store": "other"},
         [Release("cifar10", "2.0", ("1.0", "2.0"), workers=3)],
         Path("/store"),
-        Path("model/model-config.yaml"),
+        MODEL_CONFIG,
     )
     path = tmp_path / "config.properties"
     path.write_text(text)
@@ -145,14 +147,43 @@ def test_the_generated_configuration_serves_the_releases(tmp_path: Path) -> None
     assert served["2.0"]["minWorkers"] == served["2.0"]["maxWorkers"] == 3
 
 
+def test_what_releases_say_of_sizes_is_served() -> None:
+    release = Release("cifar10", "1.0", ("1.0",), workers=3, threads=4, batch=5, delay=0)
+    assert config.sizes(release, MODEL_CONFIG) == config.Sizes(3, 4, 5, 0)
+    text = config.generate({}, [release], Path("/store"), MODEL_CONFIG)
+    assert '"batchSize": 5, "maxBatchDelay": 0' in text
+    assert config.threads([release], MODEL_CONFIG) == {"CLASSIFIER_THREADS": '{"cifar10": 4}'}
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "workers", "threads"),
+    [(1, 0, 1, 1), (2, 0, 2, 1), (8, 0, 8, 1), (64, 0, 8, 8), (16, 1, 2, 8), (16, 4, 8, 2)],
+)
+def test_sizes_fit_the_machine(
+    cores: int, gpus: int, workers: int, threads: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(config, "cpu_count", lambda: cores)
+    if gpus:
+        smi = tmp_path / "nvidia-smi"
+        lines = "".join(f"echo 'GPU {i}: NVIDIA (UUID: GPU-{i})'\n" for i in range(gpus))
+        smi.write_text(f"#!/bin/sh\n{lines}echo 'a note'\n")
+        smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin" if gpus else str(tmp_path))
+    settings = yaml.safe_load(MODEL_CONFIG.read_text())
+    assert config.sizes(Release("cifar10", "1.0", ("1.0",)), MODEL_CONFIG) == config.Sizes(
+        workers, threads, settings["batchSize"], settings["maxBatchDelay"]
+    )
+
+
 def test_the_static_configuration_repeats_the_model_s_batching() -> None:
     static = config.read(Path("config.properties"))
     (served,) = json.loads(static["model_snapshot"])["models"]["cifar10"].values()
-    settings = yaml.safe_load(Path("model/model-config.yaml").read_text())
+    settings = yaml.safe_load(MODEL_CONFIG.read_text())
     for key in ("batchSize", "maxBatchDelay", "responseTimeout"):
         assert served[key] == settings[key]
 
 
 def test_the_model_s_configuration_sets_no_workers() -> None:
-    settings = yaml.safe_load(Path("model/model-config.yaml").read_text())
+    settings = yaml.safe_load(MODEL_CONFIG.read_text())
     assert not {"minWorkers", "maxWorkers"} & settings.keys()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import bentoml
 from bentoml.validators import ContentType
 
-from bench.peers.work import BATCH, WAIT, WORKERS, work
+from bench.peers.work import BATCH, DELAY, WORKERS, work
 
 
 @bentoml.service(workers=WORKERS, traffic={"timeout": 30})
@@ -18,7 +18,7 @@ class Batches:
     def __init__(self) -> None:
         self.work = work()
 
-    @bentoml.api(batchable=True, max_batch_size=BATCH, max_latency_ms=max(WAIT * 50, 1000))
+    @bentoml.api(batchable=True, max_batch_size=BATCH, max_latency_ms=max(DELAY * 50, 1000))
     def classify(self, images: list[bytes]) -> list[dict[str, Any]]:
         """Classify a batch of image files."""
         return list(self.work.classify([self.work.decode(data) for data in images]))

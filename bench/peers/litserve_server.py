@@ -7,7 +7,7 @@ from typing import Any
 
 import litserve
 
-from bench.peers.work import BATCH, PORT, WAIT, WORKERS, Answer, work
+from bench.peers.work import BATCH, DELAY, PORT, WORKERS, Answer, work
 
 
 class Classify(litserve.LitAPI):
@@ -39,6 +39,6 @@ class Classify(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    api = Classify(max_batch_size=BATCH, batch_timeout=WAIT / 1000)
+    api = Classify(max_batch_size=BATCH, batch_timeout=DELAY / 1000)
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=WORKERS)
     server.run(host="127.0.0.1", port=PORT, generate_client_file=False, log_level="warning")

@@ -6,7 +6,7 @@ from typing import Any
 
 from mosec import Server, Worker
 
-from bench.peers.work import BATCH, WAIT, WORKERS, Answer, work
+from bench.peers.work import BATCH, DELAY, WORKERS, Answer, work
 
 
 class Classify(Worker):
@@ -17,8 +17,8 @@ class Classify(Worker):
         self.work = work()
 
     def deserialize(self, data: bytes) -> Any:
-        """Take the body as it is."""
-        return self.work.decode(data)
+        """Decode the body, which comes as a bytearray."""
+        return self.work.decode(bytes(data))
 
     def forward(self, data: list[Any]) -> list[Answer]:
         """Classify a batch."""
@@ -27,5 +27,5 @@ class Classify(Worker):
 
 if __name__ == "__main__":
     server = Server()
-    server.append_worker(Classify, num=WORKERS, max_batch_size=BATCH, max_wait_time=WAIT)
+    server.append_worker(Classify, num=WORKERS, max_batch_size=BATCH, max_wait_time=DELAY)
     server.run()

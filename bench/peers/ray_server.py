@@ -9,7 +9,7 @@ import ray
 from ray import serve
 from starlette.requests import Request  # noqa: TC002 (Ray reads the annotation)
 
-from bench.peers.work import BATCH, PORT, WAIT, WORKERS, Answer, work
+from bench.peers.work import BATCH, DELAY, PORT, WORKERS, Answer, work
 
 
 @serve.deployment(num_replicas=WORKERS, max_ongoing_requests=4 * BATCH)
@@ -19,7 +19,7 @@ class Classify:
     def __init__(self) -> None:
         self.work = work()
 
-    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=WAIT / 1000)
+    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=DELAY / 1000)
     async def classify(self, images: list[Any]) -> list[Answer]:
         """Classify a batch."""
         return self.work.classify(images)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 PORT = int(os.environ.get("BENCH_PORT", "8000"))
 WORKERS = int(os.environ.get("BENCH_WORKERS", "2"))
 BATCH = int(os.environ.get("BENCH_BATCH", "16"))
-WAIT = int(os.environ.get("BENCH_WAIT", "2"))  # ms
+DELAY = int(os.environ.get("BENCH_DELAY", "2"))  # ms
+THREADS = int(os.environ.get("BENCH_THREADS", "1"))
 
 Answer = dict[str, float]
 
@@ -55,13 +56,13 @@ class Tutorial:
 
 
 class Engine:
-    """Our engine and our decoding; one thread for each worker."""
+    """Our engine and our decoding."""
 
     def __init__(self, folder: Path) -> None:
         import numpy as np
 
         self.stack = np.stack
-        self.classifier = model.load(folder, threads=1)
+        self.classifier = model.load(folder, threads=THREADS)
 
     def decode(self, data: bytes) -> Any:
         """Decode an image: uint8 32×32×3."""

@@ -1,0 +1,210 @@
+"""Find the sizes with which this machine serves best, with one's own images: `make tune`.
+
+First workers and threads are varied, then the batch, then the delay; each time the best so far is
+kept. Every trial is a start, a warm-up and a measurement with one connection and with many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tomlkit
+from joblib import cpu_count
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from model.image import ImageError, decode
+
+from . import images, load, report
+from .servers import PEERS, BenchError, Ours, peer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .servers import Server
+
+CONNECTIONS = 64
+WARM_UP, SECONDS = 5.0, 5.0
+BATCHES = (8, 16, 32, 64)
+DELAYS = (1, 2, 5)
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+OUT = Path("run/tune")
+RELEASES = Path("releases.toml")
+SETTINGS = Path(__file__).with_name("settings.json")
+
+Sizes = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What sizes gave: answers a second with many connections, and latencies in ms."""
+
+    sizes: Sizes
+    rate: float
+    p99: float
+    alone: float
+    """p50 with one connection."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is best: the highest rate, of those with a p99 below a limit; or the least latency."""
+
+    p99: float | None = None
+    latency: bool = False
+
+    def best(self, trials: list[Trial]) -> Trial:
+        """Return the best trial; where none keeps the limit, that with the lowest p99."""
+        if self.latency:
+            return min(trials, key=lambda trial: trial.alone)
+        kept = [t for t in trials if self.p99 is None or t.p99 <= self.p99]
+        if not kept:
+            return min(trials, key=lambda trial: trial.p99)
+        return max(kept, key=lambda trial: trial.rate)
+
+
+def splits(cores: int) -> list[Sizes]:
+    """Return ways to share cores between workers and threads."""
+    counts = {max(1, cores // divisor) for divisor in (1, 2, 4)} | {1}
+    return [
+        {"workers": workers, "threads": max(1, cores // workers)}
+        for workers in sorted(counts, reverse=True)
+    ]
+
+
+def stages(cores: int) -> Iterator[list[Sizes]]:
+    """Return what is varied, one thing after the other."""
+    yield splits(cores)
+    yield [{"batch": batch} for batch in BATCHES]
+    yield [{"delay": delay} for delay in DELAYS]
+
+
+def tune(name: str, bodies: list[bytes], goal: Goal) -> list[Trial]:
+    """Try sizes of one server; return all trials."""
+    trials: dict[str, Trial] = {}
+    best: Sizes = {"workers": cpu_count(), "threads": 1, "batch": 16, "delay": 1}
+    total = sum(len(stage) for stage in stages(cpu_count())) - 2
+    with tqdm(total=total, desc=name, unit=" trials") as bar:
+        for stage in stages(cpu_count()):
+            for change in stage:
+                sizes = best | change
+                key = json.dumps(sizes, sort_keys=True)
+                if key not in trials:
+                    trials[key] = _try(name, sizes, bodies)
+                    bar.update()
+            best = goal.best(list(trials.values())).sizes
+    return list(trials.values())
+
+
+def _try(name: str, sizes: Sizes, bodies: list[bytes]) -> Trial:
+    """Measure one server with one choice of sizes."""
+    server: Server = Ours(settings=sizes) if name == Ours.name else peer(name, "engine", sizes)
+    folder = images.write(bodies, OUT / "images")[server.encoding]
+    kind = images.CONTENT_TYPES[server.encoding]
+    with server.running(bodies[0]) as running:
+        load.run(running.url, folder, kind, CONNECTIONS, WARM_UP)
+        many = load.run(running.url, folder, kind, CONNECTIONS, SECONDS)
+        one = load.run(running.url, folder, kind, 1, SECONDS / 2)
+    return Trial(sizes, many.rate, many.p99, one.p50)
+
+
+def keep(path: Path, sizes: Sizes) -> None:
+    """Write sizes to releases.toml, for each model; what else it says stays, comments too."""
+    document = tomlkit.parse(path.read_text())
+    for table in document.values():
+        table.update(sizes)
+    path.write_text(tomlkit.dumps(document))
+
+
+def table(trials: list[Trial], best: Trial) -> str:
+    """Return the trials as a table, fastest first; the best is marked."""
+    head = ["workers", "threads", "batch", "delay, ms", f"c={CONNECTIONS}, 1/s", "p99, ms"]
+    rows = [
+        [
+            *(str(t.sizes[key]) for key in ("workers", "threads", "batch", "delay")),
+            f"{t.rate:,.0f}",
+            f"{t.p99:.1f}",
+            f"{t.alone:.2f}",
+            "best" if t is best else "",
+        ]
+        for t in sorted(trials, key=lambda trial: -trial.rate)
+    ]
+    return report.table([*head, "c=1, p50, ms", ""], rows)
+
+
+def picture(trials: list[Trial], best: Trial) -> Figure:
+    """Draw the throughput of each trial against its 99th percentile of latency."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for trial in trials:
+        axes.plot(trial.rate, trial.p99, "o", color="tab:red" if trial is best else "tab:blue")
+        axes.annotate(" · ".join(map(str, trial.sizes.values())), (trial.rate, trial.p99))
+    axes.set_xlabel(f"answers a second with {CONNECTIONS} connections")
+    axes.set_ylabel("99th percentile of latency, ms")
+    axes.set_title(" · ".join(best.sizes))
+    return figure
+
+
+def own_images(folder: Path) -> list[bytes]:
+    """Read the images of a folder, some 200 at most, in whatever folders they lie.
+
+    Raises:
+        BenchError: there are none, or one of them would be refused.
+    """
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise BenchError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+    bodies = []
+    for path in paths[:: -(-len(paths) // images.SMALL)]:
+        bodies.append(path.read_bytes())
+        try:
+            decode(bodies[-1])
+        except ImageError as error:
+            raise BenchError(f"{path}: {error}") from None
+    return bodies
+
+
+def main() -> int:
+    """Tune our server, and keep what is best in releases.toml."""
+    parser = argparse.ArgumentParser(prog="make tune", description=main.__doc__)
+    parser.add_argument("--data", type=Path, default=Path("samples"), help="folder of images")
+    parser.add_argument("--p99", type=float, help="ms that 99 % of answers may take at most")
+    parser.add_argument("--latency", action="store_true", help="the least for one at a time")
+    parser.add_argument("--peers", action="store_true", help="all servers, for `make bench`")
+    arguments = parser.parse_args()
+    goal = Goal(arguments.p99, arguments.latency)
+    try:
+        if arguments.peers:
+            tune_all(goal)
+            return 0
+        trials = tune(Ours.name, own_images(arguments.data), goal)
+    except (BenchError, load.LoadError) as error:
+        print(f"make tune: {error}", file=sys.stderr)
+        return 1
+    best = goal.best(trials)
+    print(table(trials, best))
+    OUT.mkdir(parents=True, exist_ok=True)
+    picture(trials, best).savefig(OUT / "frontier.png", dpi=100)
+    keep(RELEASES, best.sizes)
+    print(f"{RELEASES} has them now (`make stop serve`); {OUT / 'frontier.png'} shows them all")
+    return 0
+
+
+def tune_all(goal: Goal) -> None:
+    """Tune every server with our engine on CIFAR-10's images; keep the best in settings.json."""
+    settings = json.loads(SETTINGS.read_text())
+    for name in (Ours.name, *PEERS):
+        trials = tune(name, images.small(), goal)
+        best = goal.best(trials)
+        print(f"{name}\n{table(trials, best)}\n", flush=True)
+        settings[name] = best.sizes
+        SETTINGS.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""What the handler changes in TorchServe's worker: how it reads, what it prints, what it tells."""
+
+from __future__ import annotations
+
+import io
+import logging
+import socket
+import struct
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+from ts.protocol import otf_message_handler
+
+from handler import torchserve
+from handler.metrics import REFUSED, Metrics
+from handler.torchserve import Reader
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BODY = bytes(range(256)) * 1000
+
+
+def field(value: bytes) -> bytes:
+    """Lay a value out as TorchServe's front end does: its length before it."""
+    return struct.pack("!i", len(value)) + value
+
+
+def batch(bodies: list[bytes]) -> bytes:
+    """Lay requests out as TorchServe's front end does."""
+    end = struct.pack("!i", -1)
+    requests = [
+        field(b"id") + field(b"accept") + field(b"*/*") + end
+        + field(b"body") + field(b"image/png") + field(body) + end
+        for body in bodies
+    ]  # fmt: skip
+    return b"I" + b"".join(requests) + end
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TorchServe's protocol with our reader, as in a worker."""
+    monkeypatch.setattr(otf_message_handler, "_retrieve_buffer", Reader())
+
+
+@pytest.mark.usefixtures("ahead")
+@pytest.mark.parametrize("cut", [1, 7, 4096, 10**9])
+def test_reads_batches_however_they_arrive(cut: int) -> None:
+    batches = [[b""], [b"a", BODY, b"b"], [BODY[:65536]], [b"c"] * 16]
+    sent = b"".join(map(batch, batches))
+    ours, theirs = socket.socketpair()
+
+    def send() -> None:
+        for at in range(0, len(sent), cut):
+            theirs.sendall(sent[at : at + cut])
+
+    with ours, theirs:
+        sender = threading.Thread(target=send)
+        sender.start()
+        for bodies in batches:
+            command, message = otf_message_handler.retrieve_msg(ours)
+            assert command == b"I"
+            assert [request["parameters"][0]["value"] for request in message] == bodies
+            assert message[0]["headers"] == [{"name": b"accept", "value": b"*/*"}]
+        sender.join()
+
+
+@pytest.mark.usefixtures("ahead")
+def test_ends_when_torchserve_has_gone() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.sendall(b"I" + struct.pack("!i", 100))
+        theirs.close()
+        with pytest.raises(SystemExit) as ended:
+            otf_message_handler.retrieve_msg(ours)
+    assert ended.value.code == 0
+
+
+def test_touches_no_other_version_of_torchserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = otf_message_handler._retrieve_buffer
+    monkeypatch.setattr(otf_message_handler, "_retrieve_buffer", theirs)
+    torchserve.hasten("0.13.0")
+    assert otf_message_handler._retrieve_buffer is theirs
+
+
+def printed(metrics: Metrics) -> list[str]:
+    """Return the lines by which metrics are told."""
+    logger, stream = logging.getLogger("ts.metrics.caching_metric"), io.StringIO()
+    handler, level = logging.StreamHandler(stream), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        metrics.tell()
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    return stream.getvalue().splitlines()
+
+
+@pytest.fixture
+def cache() -> MetricsCacheYamlImpl:
+    """What TorchServe makes of deploy/metrics.yaml."""
+    cache = MetricsCacheYamlImpl("deploy/metrics.yaml")
+    cache.initialize_cache()
+    return cache
+
+
+def test_tells_what_was_observed_once(
+    cache: MetricsCacheYamlImpl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handler.metrics.PERIOD", 3600)
+    metrics = Metrics(cache, "cifar10", "1.0")
+    metrics.observe(0.001, 0.002, 0.25, ["cat", "cat", REFUSED])
+    metrics.observe(0.003, 0.004, 1.0, ["cat"])
+    lines = printed(metrics)
+    assert not printed(metrics)
+    for expected in (
+        "DecodeTime.Milliseconds:1.0|#ModelName:cifar10,ModelVersion:1.0|#type:HISTOGRAM",
+        "InferTime.Milliseconds:4.0|#ModelName:cifar10,ModelVersion:1.0|#type:HISTOGRAM",
+        "BatchFill.ratio:0.25|#ModelName:cifar10,ModelVersion:1.0|#type:HISTOGRAM",
+        "Answers.Count:3|#ModelName:cifar10,ModelVersion:1.0,Label:cat|#type:COUNTER",
+        "Answers.Count:1|#ModelName:cifar10,ModelVersion:1.0,Label:refused|#type:COUNTER",
+    ):
+        assert sum(f"[METRICS]{expected}" in line for line in lines) == 1, (expected, lines)
+    assert len(lines) == 8
+
+
+def test_tells_nothing_where_torchserve_knows_none_of_it(tmp_path: Path) -> None:
+    (tmp_path / "metrics.yaml").write_text("model_metrics: {counter: []}\n")
+    cache = MetricsCacheYamlImpl(str(tmp_path / "metrics.yaml"))
+    metrics = Metrics(cache, "cifar10", "1.0")
+    metrics.observe(0.001, 0.002, 0.25, ["cat"])
+    assert not printed(metrics)

@@ -9,13 +9,13 @@ READY := .venv/.ready
 TRAIN_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 
 # What a target takes on the command line. The environment may use the same names for other things.
-ARGUMENTS := NAME VERSION WEIGHTS STORE EPOCHS DATA OUT ARCHIVE SERVER DETAILS
+ARGUMENTS := NAME VERSION WEIGHTS STORE EPOCHS DATA OUT ARCHIVE SERVER DETAILS P99 LATENCY QUICK
 $(foreach a,$(ARGUMENTS),$(if $(filter environment,$(origin $(a))),$(eval $(a):=)))
 # $(call option,--name,VARIABLE): the option with the variable's value, quoted; nothing if empty.
 option = $(if $($(2)),$(1) '$(subst ','\'',$($(2)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop status archive train evaluate experiments test lint clean
+.PHONY: help serve stop status archive train evaluate experiments tune bench test lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,12 @@ evaluate: $(READY) ## top-1 on held-out images: make evaluate [ARCHIVE=cifar10:1
 
 experiments: $(READY) ## what each part of the recipe gives, on a split of the training images (hours)
 	@$(TRAIN_ENV) $(BIN)/python -m training.experiments $(call option,--epochs,EPOCHS) $(call option,--data,DATA) $(call option,--out,OUT)
+
+tune: $(READY) ## find the workers, batch and delay that serve best here: make tune [DATA=images] [P99=ms] [LATENCY=1]
+	@$(BIN)/python -m bench.tune $(call option,--data,DATA) $(call option,--p99,P99) $(if $(LATENCY),--latency)
+
+bench: $(READY) ## measure this server and others, and write docs/benchmarks.md: make bench [QUICK=1] (an hour; wants wrk, CIFAR-10)
+	@$(BIN)/python -m bench $(if $(QUICK),--quick)
 
 test: $(READY) ## run the tests, against a real TorchServe
 	@$(BIN)/python -m pytest

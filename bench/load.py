@@ -38,7 +38,7 @@ class Result:
         return asdict(self)
 
 
-def run(url: str, bodies: Path, content_type: str, connections: int, seconds: float) -> Result:
+def run(url: str, bodies: Path, content_type: str, connections: int, seconds: int) -> Result:
     """Ask a server for so many seconds; one thread of wrk, as the server shares its cores.
 
     Args:
@@ -46,7 +46,7 @@ def run(url: str, bodies: Path, content_type: str, connections: int, seconds: fl
         bodies: a folder with a file for each request's body.
         content_type: of all of them.
         connections: how many at once.
-        seconds: how long.
+        seconds: how long; wrk takes no parts of one.
 
     Raises:
         LoadError: wrk is missing, or an answer was not 200.
@@ -54,7 +54,7 @@ def run(url: str, bodies: Path, content_type: str, connections: int, seconds: fl
     wrk = shutil.which("wrk")
     if wrk is None:
         raise LoadError("wrk is not installed: apt-get install wrk")
-    command = [wrk, "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout=30s"]
+    command = [wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=30s"]
     command += ["-s", str(SCRIPT), url, "--", content_type, *sorted(map(str, bodies.iterdir()))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -22,8 +22,6 @@ mpl.use("agg")
 
 Row = dict[str, Any]
 OURS = "TorchServe (ours)"
-BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
-"""What is between them, in docs/benchmarks.md, `make bench` writes."""
 
 
 def write(rows: list[Row], docs: Path, partial: bool) -> str:
@@ -35,15 +33,23 @@ def write(rows: list[Row], docs: Path, partial: bool) -> str:
     pictures.mkdir(parents=True, exist_ok=True)
     _scaling(rows).savefig(pictures / "scaling.png", dpi=100)
     _frontier(rows).savefig(pictures / "latency.png", dpi=100)
-    page = docs / "benchmarks.md"
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    page.write_text(f"{before}{begin}\n\n{machine(rows)}\n\n{tables}\n\n{end}{after}")
+    rounds = 1 + max(row["round"] for row in rows)
+    put(docs / "benchmarks.md", "servers", f"{machine()}; n = {rounds} rounds\n\n{tables}")
     return tables
 
 
-def machine(rows: list[Row]) -> str:
-    """Return on what, with what, when and how often it was measured."""
+def put(page: Path, name: str, text: str) -> None:
+    """Write a text between a page's marks of that name; what was there is replaced."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = page.read_text().partition(begin)
+    if not found:
+        raise ValueError(f"{page} has no {begin}")
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+
+
+def machine() -> str:
+    """Return on what, with what and when it was measured."""
     cpu = next(
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -51,10 +57,9 @@ def machine(rows: list[Row]) -> str:
     )
     cores = Path("/proc/cpuinfo").read_text().count("processor\t")
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "openvino", "torchserve"))
-    rounds = 1 + max(row["round"] for row in rows)
     return (
         f"{cores} cores of {cpu}; Python {platform.python_version()}, {versions}; "
-        f"{datetime.date.today().isoformat()}; n = {rounds} rounds"
+        f"{datetime.date.today().isoformat()}"
     )
 
 

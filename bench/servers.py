@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import psutil
 import requests
+import tomlkit
 import torch
 
 from classifier import archive, config, java
@@ -151,10 +152,12 @@ class Ours:
     Attributes:
         engine: which one runs the net.
         settings: as in releases.toml; what is absent fits the machine.
+        versions: how many are served; the first one is asked.
     """
 
     engine: str = "auto"
     settings: Mapping[str, int] = field(default_factory=dict)
+    versions: int = 1
     name: str = "TorchServe (ours)"
     kind: str = "engine"
     encoding: str = "raw"
@@ -166,12 +169,11 @@ class Ours:
             place = _place(Path(folder))
             project = with_engine(self.engine, Path(folder))
             weights = project / archive.WEIGHTS
-            archive.build(archive.MODEL, archive.VERSION, weights, place.model_store, project)
-            settings = "".join(f"{key} = {value}\n" for key, value in self.settings.items())
-            place.releases.write_text(
-                f'[{archive.MODEL}]\ndefault = "{archive.VERSION}"\n'
-                f'versions = ["{archive.VERSION}"]\n{settings}'
-            )
+            versions = [f"{number}.0" for number in range(1, self.versions + 1)]
+            for version in versions:
+                archive.build(archive.MODEL, version, weights, place.model_store, project)
+            release = {"default": versions[0], "versions": versions, **self.settings}
+            place.releases.write_text(tomlkit.dumps({archive.MODEL: release}))
             server = OurServer(place)
             with server.lock():
                 begin = time.monotonic()

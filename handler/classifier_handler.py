@@ -24,7 +24,7 @@ from model import ImageError, decode, load
 from model.image import SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -66,11 +66,10 @@ class ClassifierHandler:
         probabilities = self.inference(inputs)
         inferred = perf_counter()
         answers = self.postprocess(inputs, probabilities)
-        if WARM_UP not in headers[0]:
-            labels = [self.classifier.labels[index] for index in probabilities.argmax(1)]
-            labels += [REFUSED for item in answers if item.status == HTTPStatus.BAD_REQUEST]
-            fill = len(data) / self.most
-            self.metrics.observe(decoded - begin, inferred - decoded, fill, labels)
+        labels = self._labels(inputs, probabilities, headers)
+        self.metrics.observe(
+            decoded - begin, inferred - decoded, len(data) / self.most, list(labels)
+        )
         for index, item in enumerate(answers):
             context.set_response_status(int(item.status), item.status.phrase, index)
             context.set_response_content_type(index, "application/json")
@@ -109,6 +108,24 @@ class ClassifierHandler:
             answer.ok(self.classifier.top(next(rows))) if isinstance(item, np.ndarray) else item
             for item in inputs
         ]
+
+    def _labels(
+        self,
+        inputs: Sequence[NDArray[np.uint8] | Answer],
+        probabilities: NDArray[np.float32],
+        headers: Sequence[Mapping[str, str]],
+    ) -> Iterator[str]:
+        """Yield what to count of each request but warm-ups: its likeliest label, or REFUSED."""
+        best = iter(probabilities.argmax(1))
+        for item, header in zip(inputs, headers, strict=True):
+            if isinstance(item, np.ndarray):
+                label = self.classifier.labels[next(best)]
+            elif item.status == HTTPStatus.BAD_REQUEST:
+                label = REFUSED
+            else:
+                continue
+            if WARM_UP not in header:
+                yield label
 
     def _run_once(self) -> None:
         """Do all that requests need done, so that none of them pays for its first time."""

@@ -74,13 +74,15 @@ def test_python_blocks_work_as_printed(
 
 
 def test_readme_shows_the_answer_of_the_released_weights() -> None:
-    (row,) = load("model", "torch").probabilities(decode(SAMPLE.read_bytes())[None])
+    (row,) = load("model").probabilities(decode(SAMPLE.read_bytes())[None])
     reference.assert_agrees(
         json.loads(blocks("json")[0]), dict(zip(reference.LABELS, row, strict=True))
     )
     lock = json.loads(Path("model/weights.lock").read_text())
     accuracy = f"{100 * lock['accuracy']['cifar10-test']:.2f} %"
-    assert f"right for {accuracy} of the 10,000 test images" in " ".join(README.split())
+    integers = f"{100 * lock['int8']['accuracy']:.2f} %"
+    text = " ".join(README.split())
+    assert f"right for {accuracy} of the 10,000 test images, and for {integers} in" in text
 
 
 def test_every_make_target_is_documented() -> None:

@@ -8,7 +8,10 @@ from typing import Annotated, Any
 import bentoml
 from bentoml.validators import ContentType
 
-from bench.peers.work import BATCH, DELAY, WORKERS, work
+from bench.peers.work import BATCH, WORKERS, work
+
+PATIENCE = 20_000
+"""ms; BentoML answers 503 where it expects a request to take longer."""
 
 
 @bentoml.service(workers=WORKERS, traffic={"timeout": 30})
@@ -18,7 +21,7 @@ class Batches:
     def __init__(self) -> None:
         self.work = work()
 
-    @bentoml.api(batchable=True, max_batch_size=BATCH, max_latency_ms=max(DELAY * 50, 1000))
+    @bentoml.api(batchable=True, max_batch_size=BATCH, max_latency_ms=PATIENCE)
     def classify(self, images: list[bytes]) -> list[dict[str, Any]]:
         """Classify a batch of image files."""
         return list(self.work.classify([self.work.decode(data) for data in images]))

@@ -26,7 +26,7 @@ OURS = "TorchServe (ours)"
 
 def write(rows: list[Row], docs: Path, partial: bool) -> str:
     """Return a summary; unless it is a partial run, write docs/benchmarks.md and its pictures."""
-    tables = "\n\n".join([_throughput(rows), _latency(rows), _others(rows)])
+    tables = "\n\n".join([_throughput(rows), _latency(rows), _others(rows), _share(rows)])
     if partial:
         return tables
     pictures = docs / "benchmarks"
@@ -140,6 +140,17 @@ def _others(rows: list[Row]) -> str:
     alone = [row["rate"] for row in rows if row["server"] == "in process"]
     lines.append(["the engine alone, in process", "engine", f"small: {_spread(alone)}", "", ""])
     return table(head, lines)
+
+
+def _share(rows: list[Row]) -> str:
+    """Return which part of what the engine does alone a client of ours gets."""
+    alone = median(row["rate"] for row in rows if row["server"] == "in process")
+    shares = []
+    for count in _connections(rows)[-2:]:
+        ours = by(rows, images="small", connections=count).get((OURS, "engine"))
+        if ours:
+            shares.append(f"{median(row['rate'] for row in ours) / alone:.0%} at c={count}")
+    return f"Of what the engine does alone, a client of ours gets {' and '.join(shares)}."
 
 
 def _scaling(rows: list[Row]) -> Figure:

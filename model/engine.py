@@ -6,6 +6,7 @@ are part of what it runs, so nobody else has to know them.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
@@ -88,6 +89,18 @@ class TorchEngine:
         }
 
 
+@functools.cache
+def _core() -> Any:
+    """Return OpenVINO's core, one for the process and for ever.
+
+    Where a CPU has AMX, each core sets a stack for signals, and puts back the one before when it
+    goes, even if that has gone by then: the next Ctrl-C would be a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoEngine:
     """OpenVINO, in 8-bit integers, on a CPU.
 
@@ -100,7 +113,7 @@ class OpenVinoEngine:
     def __init__(self, graph: bytes, constants: bytes, threads: int | None = None) -> None:
         import openvino
 
-        core = openvino.Core()
+        core = _core()
         model = core.read_model(graph, openvino.Tensor(np.frombuffer(constants, np.uint8)))
         # Without pinning: each worker would pin its threads to the same first cores.
         options = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}

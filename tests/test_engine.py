@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,6 +90,25 @@ def test_threads_may_share_an_engine(engine: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(classifier.probabilities, pixels))
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
+
+
+def test_signals_still_arrive_when_engines_have_gone() -> None:
+    """In a process of its own: where it fails, it fails by a segmentation fault."""
+    code = """
+import gc, signal, model
+arrived = []
+signal.signal(signal.SIGUSR1, lambda *_: arrived.append(True))
+first = model.load("model", "openvino")
+second = model.load("model", "openvino")
+del first
+gc.collect()
+del second
+gc.collect()
+signal.raise_signal(signal.SIGUSR1)
+print(len(arrived))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "1\n")
 
 
 def test_auto_takes_integers_where_it_can(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ READY := .venv/.ready
 TRAIN_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 
 # What a target takes on the command line. The environment may use the same names for other things.
-ARGUMENTS := NAME VERSION WEIGHTS STORE EPOCHS DATA OUT ARCHIVE SERVER DETAILS P99 LATENCY QUICK
+ARGUMENTS := NAME VERSION WEIGHTS STORE EPOCHS DATA OUT ARCHIVE ENGINE SERVER DETAILS P99 LATENCY QUICK
 $(foreach a,$(ARGUMENTS),$(if $(filter environment,$(origin $(a))),$(eval $(a):=)))
 # $(call option,--name,VARIABLE): the option with the variable's value, quoted; nothing if empty.
 option = $(if $($(2)),$(1) '$(subst ','\'',$($(2)))')
@@ -35,8 +35,8 @@ archive: $(READY) ## build an archive: make archive [NAME=cifar10] [VERSION=1.0]
 train: $(READY) ## train: make train [EPOCHS=60] [DATA=dir] [NAME=cifar10] [OUT=run/train/cifar10]
 	@$(TRAIN_ENV) $(BIN)/python -m training.train $(call option,--epochs,EPOCHS) $(call option,--data,DATA) $(call option,--name,NAME) $(call option,--out,OUT)
 
-evaluate: $(READY) ## top-1 on held-out images: make evaluate [ARCHIVE=cifar10:1.0] [SERVER=http://…] [DATA=dir] [DETAILS=1]
-	@$(BIN)/python -m training.evaluate $(call option,--archive,ARCHIVE) $(call option,--server,SERVER) $(call option,--data,DATA) $(if $(DETAILS),--details)
+evaluate: $(READY) ## top-1 on held-out images: make evaluate [ARCHIVE=cifar10:1.0] [ENGINE=torch] [SERVER=http://…] [DATA=dir] [DETAILS=1]
+	@$(BIN)/python -m training.evaluate $(call option,--archive,ARCHIVE) $(call option,--engine,ENGINE) $(call option,--server,SERVER) $(call option,--data,DATA) $(if $(DETAILS),--details)
 
 experiments: $(READY) ## what each part of the recipe gives, on a split of the training images (hours)
 	@$(TRAIN_ENV) $(BIN)/python -m training.experiments $(call option,--epochs,EPOCHS) $(call option,--data,DATA) $(call option,--out,OUT)

@@ -34,10 +34,14 @@ class Classifier(Protocol):
         """Return the likeliest labels of one row of probabilities, likeliest first."""
 
 
-def load(archive: str | Path) -> Classifier:
+def load(archive: str | Path, engine: str | None = None) -> Classifier:
     """Load the classifier that a .mar file holds.
 
     Several can be loaded in one process: each archive's code is imported under a name of its own.
+
+    Args:
+        archive: the file.
+        engine: what runs the net; what the archive's model-config.yaml picks if None.
 
     Raises:
         ArchiveError: the file is missing, is no archive, or what it holds can't be loaded.
@@ -47,7 +51,7 @@ def load(archive: str | Path) -> Classifier:
         store.read(archive)  # finds damage, and says so
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(folder)
-        return load_folder(Path(folder), str(archive))
+        return load_folder(Path(folder), str(archive), engine)
 
 
 def load_folder(folder: Path, name: str, engine: str | None = None) -> Classifier:

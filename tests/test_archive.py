@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import model
 from classifier import archive, bundle
 from classifier.errors import ArchiveError
 from classifier.store import check, sha256
@@ -209,6 +210,14 @@ def test_refuses_a_lock_that_is_none(tmp_path: Path, lock: str) -> None:
     (tmp_path / "weights.lock").write_text(lock)
     with pytest.raises(ArchiveError, match=r"weights\.lock"):
         archive.build("cifar10", "2.0", tmp_path / WEIGHTS.name, tmp_path)
+
+
+def test_runs_an_archive_with_the_engine_that_is_asked_for(store: Path) -> None:
+    pixels = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8).numpy()
+    archived = store / "cifar10-1.0.mar"
+    floats, picked = (bundle.load(archived, e).probabilities(pixels) for e in ("torch", None))
+    assert (floats == model.load("model", "torch").probabilities(pixels)).all()
+    assert (picked != floats).any(), "the archive picks integers"
 
 
 def test_runs_the_archived_code_and_two_versions_at_once(store: Path, project: Path) -> None:

@@ -154,11 +154,11 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
 
 
 def test_shifts_move_in_reflections() -> None:
-    images = torch.arange(32.0).view(1, 1, 32, 1).expand(64, 32, 32, 3)
+    images = torch.arange(32.0).view(1, 1, 1, 32).expand(64, 3, 32, 32)
     shifted = augment.shift(images, torch.Generator().manual_seed(0))
     lefts = set()
     for image in shifted:
-        row = image[0, :, 0].tolist()
+        row = image[0, 0].tolist()
         offset = row.index(16) - 16
         assert -augment.SHIFT <= offset <= augment.SHIFT
         assert row == [31 - abs(31 - abs(x - offset)) for x in range(32)]
@@ -167,9 +167,9 @@ def test_shifts_move_in_reflections() -> None:
 
 
 def test_flips_those_that_are_asked_for() -> None:
-    images = torch.rand(2, 4, 4, 3)
+    images = torch.rand(2, 3, 4, 4)
     flipped = augment.flip(images, torch.tensor([True, False]))
-    assert torch.equal(flipped[0], images[0].flip(1))
+    assert torch.equal(flipped[0], images[0].flip(2))
     assert torch.equal(flipped[1], images[1])
 
 

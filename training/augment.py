@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from torchvision.io import decode_jpeg, encode_jpeg
+from torch.nn.functional import pad
+
+from .arrivals import as_jpeg
 
 SHIFT = 4
-"""Images are shifted by up to so many pixels each way."""
+"""Images are shifted by up to so many pixels each way; what moves in is a reflection."""
 
 QUALITIES = (50, 95)
 """The range of qualities of JPEGs."""
 
 
-def compress(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Compress each of the uint8 N×H×W×3 images as a JPEG (4:2:0) of random quality."""
+def compress(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Compress each of the uint8 N×H×W×3 images as a JPEG of random quality."""
     low, high = QUALITIES
-    qualities = torch.randint(low, high + 1, (len(images),), generator=generator).tolist()
-    pairs = zip(images.permute(0, 3, 1, 2).cpu().contiguous(), qualities, strict=True)
-    jpegs = [decode_jpeg(encode_jpeg(image, quality)) for image, quality in pairs]
-    return torch.stack(jpegs).permute(0, 2, 3, 1).to(images.device)
+    qualities = torch.randint(low, high + 1, (len(pixels),), generator=generator).tolist()
+    pairs = zip(pixels.numpy(), qualities, strict=True)
+    return torch.from_numpy(np.stack([as_jpeg(image, quality) for image, quality in pairs]))
 
 
 def shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Move each of the N×H×W×C images at random; what moves in is its reflection."""
-    count, height, width, _ = images.shape
-    down, right = torch.randint(-SHIFT, SHIFT + 1, (2, count, 1), generator=generator)
-    rows = _reflect(torch.arange(height) + down, height).to(images.device)
-    columns = _reflect(torch.arange(width) + right, width).to(images.device)
+    """Crop each of the float N×C×H×W images at random from its reflect-padded self."""
+    count, _, height, width = images.shape
+    padded = pad(images, (SHIFT,) * 4, mode="reflect").permute(0, 2, 3, 1)
+    top, left = torch.randint(2 * SHIFT + 1, (2, count, 1, 1), generator=generator)
+    rows = (top + torch.arange(height)[None, :, None]).to(images.device)
+    columns = (left + torch.arange(width)[None, None, :]).to(images.device)
     index = torch.arange(count, device=images.device)[:, None, None]
-    return images[index, rows[:, :, None], columns[:, None, :]]
-
-
-def _reflect(positions: torch.Tensor, size: int) -> torch.Tensor:
-    """Fold positions that lie outside [0, size) back into it, at the middle of the edge pixels."""
-    return size - 1 - (size - 1 - positions.abs()).abs()
+    return padded[index, rows, columns].permute(0, 3, 1, 2)
 
 
 def flip(images: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-    """Mirror those of the N×H×W×C images, left to right, for which the bool tensor N is True."""
-    return torch.where(which.view(-1, 1, 1, 1), images.flip(2), images)
+    """Mirror those of the N×C×H×W images, left to right, for which the bool tensor N is True."""
+    return torch.where(which.view(-1, 1, 1, 1), images.flip(3), images)
 
 
 def cut(images: torch.Tensor, edge: int, generator: torch.Generator) -> torch.Tensor:

@@ -94,11 +94,16 @@ def main() -> int:
     parser.add_argument("--archive", help="model:version in the model store; else the default")
     parser.add_argument("--data", help="val/<class>/*, or CIFAR-10")
     parser.add_argument("--server", help="inference address, such as http://127.0.0.1:8080")
+    parser.add_argument("--engine", help="openvino or torch; else what the archive picks")
     parser.add_argument("--details", action="store_true", help="by label, calibration, limits")
     arguments = parser.parse_args()
     try:
         for line in evaluate(
-            arguments.archive, arguments.data, arguments.server, arguments.details
+            arguments.archive,
+            arguments.data,
+            arguments.server,
+            arguments.engine,
+            arguments.details,
         ):
             print(line)
     except (ClassifierError, DataError) as error:
@@ -108,7 +113,7 @@ def main() -> int:
 
 
 def evaluate(
-    reference: str | None, root: str | None, server: str | None, details: bool
+    reference: str | None, root: str | None, server: str | None, engine: str | None, details: bool
 ) -> Iterator[str]:
     """Measure on a data set's held-out images; tell what was found, in words.
 
@@ -116,6 +121,7 @@ def evaluate(
         reference: `model:version`; the default of releases.toml if None.
         root: of the data set; CIFAR-10 if None.
         server: ask this one; if None, load the archive.
+        engine: what runs the archive's net; what its model-config.yaml picks if None.
         details: tell also of each label, of calibration, and of other images.
     """
     release = releases.read(Path("releases.toml"))[0]
@@ -127,7 +133,7 @@ def evaluate(
         measure = partial(ask, where, dataset.labels)
     else:
         archive = store.find(Path("model_store"), f"{model}:{version}")
-        where, classifier = str(archive), bundle.load(archive)
+        where, classifier = str(archive), bundle.load(archive, engine)
         if classifier.labels != dataset.labels:
             raise DataError(f"{root} has classes {dataset.labels}, {where} {classifier.labels}")
         measure = partial(classify, classifier)

@@ -45,7 +45,9 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.recipe, self.device = recipe, device
         self.pixels, self.targets = data.pixels.to(device), data.targets.to(device)
-        self.mirrored = torch.rand(len(data.targets), generator=self._generator(-1)) < 0.5
+        once = self._generator(-1)
+        self.mirrored = torch.rand(len(data.targets), generator=once) < 0.5
+        self.jpegs = compress(data.pixels, once).to(device)
         net = Net(classes, recipe.dropout).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net: Net = net
         keep = get_ema_multi_avg_fn(recipe.averaging)
@@ -139,13 +141,11 @@ class Trainer:
         chosen = order[place * self.recipe.batch :][: self.recipe.batch]
         generator = self._generator(self.step)
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # for dropout
-        mirror = self.mirrored[chosen] ^ bool(epoch % 2)
         as_jpeg = torch.rand(len(chosen), generator=generator) < self.recipe.jpeg
-        chosen, mirror, as_jpeg = (t.to(self.device) for t in (chosen, mirror, as_jpeg))
-        pixels = shift(flip(self.pixels[chosen], mirror), generator)
-        if as_jpeg.any():  # after the shift: as in a real file, its blocks start at the corner
-            pixels[as_jpeg] = compress(pixels[as_jpeg], generator)
-        images = normalise(pixels)
+        mirror = self.mirrored[chosen] ^ bool(epoch % 2)
+        chosen, as_jpeg, mirror = (t.to(self.device) for t in (chosen, as_jpeg, mirror))
+        pixels = torch.where(as_jpeg.view(-1, 1, 1, 1), self.jpegs[chosen], self.pixels[chosen])
+        images = shift(flip(normalise(pixels), mirror), generator)
         if self.recipe.cutout:
             images = cut(images, self.recipe.cutout, generator)
         return images, self.targets[chosen]

@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import requests
 from tqdm import tqdm
 
 import model
 
 from . import images, load, report
-from .servers import BenchError, servers
+from .servers import SETTINGS, BenchError, servers
 
 if TYPE_CHECKING:
     from .report import Row
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 CONNECTIONS = (1, 8, 32, 64)
 PHOTO_CONNECTIONS = 8
+SECONDS = 3
 OUT = Path("run/bench")
-SETTINGS = Path(__file__).with_name("settings.json")
 SAMPLE = Path("samples/cat.jpg")
 
 
@@ -35,23 +36,28 @@ def main() -> int:
     parser.add_argument("--only", help="names of servers, with commas between them")
     parser.add_argument("--kind", help="tutorial or engine")
     arguments = parser.parse_args()
-    rounds, seconds, warm_up = (1, 3, 6) if arguments.quick else (5, 3, 8)
+    rounds, warm_up = (1, 6) if arguments.quick else (5, 8)
     chosen = [
         server
         for server in servers(json.loads(SETTINGS.read_text()))
         if arguments.only is None or server.name in arguments.only.split(",")
         if arguments.kind in (None, server.kind)
     ]
-    found, failed = measure(chosen, rounds, seconds, warm_up)
+    try:
+        load.wrk()
+    except load.LoadError as error:
+        print(f"make bench: {error}", file=sys.stderr)
+        return 1
+    found, failed = measure(chosen, rounds, warm_up)
     for name, why in failed.items():
         print(f"make bench: {name} failed in a round: {why}", file=sys.stderr)
+    if not any("connections" in row for row in found):
+        return 1
     print(report.write(found, Path("docs"), partial=arguments.quick or len(chosen) < 2))
     return 1 if failed else 0
 
 
-def measure(
-    chosen: list[Server], rounds: int, seconds: int, warm_up: int
-) -> tuple[list[Row], dict[str, str]]:
+def measure(chosen: list[Server], rounds: int, warm_up: int) -> tuple[list[Row], dict[str, str]]:
     """Measure each server once a round.
 
     Returns:
@@ -68,7 +74,7 @@ def measure(
             turns = chosen[number % len(chosen) :] + chosen[: number % len(chosen)]
             for server in tqdm(turns, desc=f"round {number + 1} of {rounds}"):
                 try:
-                    new = _measure(server, small, bodies, large, seconds, warm_up)
+                    new = _measure(server, small, bodies, large, warm_up)
                 except (BenchError, load.LoadError) as error:
                     failed[f"{server.name} ({server.kind})"] = str(error)
                     continue
@@ -86,7 +92,6 @@ def _measure(
     small: list[bytes],
     bodies: dict[str, Path],
     large: dict[str, Path],
-    seconds: int,
     warm_up: int,
 ) -> list[Row]:
     """Measure one server: with small images at each number of connections, and with photos."""
@@ -96,9 +101,9 @@ def _measure(
         load.run(running.url, bodies[server.encoding], kind, 32, warm_up)
         rows = []
         for connections in CONNECTIONS:
-            found = load.run(running.url, bodies[server.encoding], kind, connections, seconds)
+            found = load.run(running.url, bodies[server.encoding], kind, connections, SECONDS)
             rows.append({"images": "small", **found.to_json()})
-        photo = load.run(running.url, large[server.encoding], kind, PHOTO_CONNECTIONS, seconds)
+        photo = load.run(running.url, large[server.encoding], kind, PHOTO_CONNECTIONS, SECONDS)
         rows.append({"images": "photos", **photo.to_json()})
         about = {
             "server": server.name,
@@ -126,8 +131,6 @@ def _check(server: Server, running: Running, small: list[bytes]) -> None:
 
 def _alone(small: list[bytes], seconds: float = 5.0, batch: int = 32) -> dict[str, Any]:
     """Measure the engine in this process, on all cores: what HTTP takes away from."""
-    import numpy as np
-
     classifier = model.load("model")
     pixels = np.stack([model.decode(image) for image in small[:batch]])
     for _ in range(20):

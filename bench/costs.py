@@ -54,12 +54,6 @@ def seconds(work: Callable[[], Any], least: float = 0.3) -> float:
     return float(np.median(taken))
 
 
-def processors(process: psutil.Process) -> tuple[float, float]:
-    """Return the seconds that a process has computed: its own, and the kernel's for it."""
-    times = process.cpu_times()
-    return times.user, times.system
-
-
 def budget(small: list[bytes]) -> str:
     """Return what a request costs both cores together, in µs, at CONNECTIONS connections."""
     bodies = images.write(small, OUT)["raw"]
@@ -83,8 +77,9 @@ def budget(small: list[bytes]) -> str:
 
 
 def _sum(processes: list[psutil.Process]) -> tuple[float, float]:
-    own, kernel = zip(*(processors(process) for process in processes), strict=True)
-    return sum(own), sum(kernel)
+    """Return the seconds that processes have computed: their own, and the kernel's for them."""
+    times = [process.cpu_times() for process in processes]
+    return sum(t.user for t in times), sum(t.system for t in times)
 
 
 def parts(small: list[bytes], batch: int = 16) -> dict[str, float]:
@@ -122,7 +117,7 @@ def _in_full(data: bytes) -> np.ndarray[Any, Any]:
 
 
 def by_batch() -> str:
-    """Return what an image costs the engine, in µs, by the size of the batch and threads."""
+    """Return what an image costs the engine, in µs, by the size of the batch."""
     engines = [model.load("model", kind, threads=1) for kind in ("openvino", "torch")]
     rows = []
     for batch in tqdm(BATCHES, desc="batches"):

@@ -6,6 +6,7 @@ import base64
 import json
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
 from training import cifar10
@@ -30,8 +31,6 @@ def small() -> list[bytes]:
 
 def photos(sample: Path) -> list[bytes]:
     """Return parts of a photo, each enlarged to 1600×1200, as JPEG of quality 90."""
-    import numpy as np
-
     with Image.open(sample) as image:
         photo = image.convert("RGB")
     parts = [

@@ -38,6 +38,18 @@ class Result:
         return asdict(self)
 
 
+def wrk() -> str:
+    """Return the path of wrk.
+
+    Raises:
+        LoadError: it is not installed.
+    """
+    found = shutil.which("wrk")
+    if found is None:
+        raise LoadError("wrk is not installed: apt-get install wrk")
+    return found
+
+
 def run(url: str, bodies: Path, content_type: str, connections: int, seconds: int) -> Result:
     """Ask a server for so many seconds; one thread of wrk, as the server shares its cores.
 
@@ -51,10 +63,7 @@ def run(url: str, bodies: Path, content_type: str, connections: int, seconds: in
     Raises:
         LoadError: wrk is missing, or an answer was not 200.
     """
-    wrk = shutil.which("wrk")
-    if wrk is None:
-        raise LoadError("wrk is not installed: apt-get install wrk")
-    command = [wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=30s"]
+    command = [wrk(), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=30s"]
     command += ["-s", str(SCRIPT), url, "--", content_type, *sorted(map(str, bodies.iterdir()))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

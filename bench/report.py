@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from .servers import Ours
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 mpl.use("agg")
 
 Row = dict[str, Any]
-OURS = "TorchServe (ours)"
+OURS = Ours.name
 
 
 def write(rows: list[Row], docs: Path, partial: bool) -> str:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 START = 120.0  # seconds that a server may take to answer
 ENVIRONMENTS = Path("run/bench/environments")
+SETTINGS = Path(__file__).with_name("settings.json")
+"""Sizes of servers with our engine, by name: what tuning found best."""
 
 
 class BenchError(RuntimeError):

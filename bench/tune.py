@@ -22,7 +22,7 @@ from tqdm import tqdm
 from model.image import ImageError, decode
 
 from . import images, load, report
-from .servers import PEERS, BenchError, Ours, peer
+from .servers import PEERS, SETTINGS, BenchError, Ours, peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,6 @@ DELAYS = (1, 2, 5)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 OUT = Path("run/tune")
 RELEASES = Path("releases.toml")
-SETTINGS = Path(__file__).with_name("settings.json")
 
 Sizes = dict[str, int]
 
@@ -100,7 +99,11 @@ def stages(cores: int) -> Iterator[list[Sizes]]:
 
 
 def tune(name: str, bodies: list[bytes], goal: Goal) -> list[Trial]:
-    """Try sizes of one server; return all trials."""
+    """Try sizes of one server; return all trials.
+
+    Raises:
+        BenchError: it does not start, or answered all requests in no trial.
+    """
     trials: dict[str, Trial] = {}
     best: Sizes = {"workers": cpu_count(), "threads": 1, "batch": 16, "delay": 1}
     total = sum(len(stage) for stage in stages(cpu_count())) - 2
@@ -113,6 +116,8 @@ def tune(name: str, bodies: list[bytes], goal: Goal) -> list[Trial]:
                     trials[key] = _try(name, sizes, bodies)
                     bar.update()
             best = goal.best(list(trials.values())).sizes
+    if not any(trial.rate for trial in trials.values()):
+        raise BenchError(f"{name} answered all requests in no trial")
     return list(trials.values())
 
 
@@ -198,6 +203,7 @@ def main() -> int:
     arguments = parser.parse_args()
     goal = Goal(arguments.p99, arguments.latency)
     try:
+        load.wrk()  # a trial without it would count as a server that fails
         if arguments.peers:
             tune_all(goal)
             return 0

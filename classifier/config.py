@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
@@ -105,6 +106,7 @@ def workers(release: Release) -> int:
     return WORKERS_PER_GPU * gpus if gpus else min(MOST_WORKERS, cpu_count())
 
 
+@functools.cache  # a server that starts is compared with what it should be five times a second
 def _gpus() -> int:
     """Return how many GPUs TorchServe will find: it asks nvidia-smi."""
     if not shutil.which("nvidia-smi"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import report, tune
+from bench.__main__ import main as bench_main
 from bench.servers import BenchError
 from bench.tune import Goal, Trial
 from classifier import releases
@@ -59,6 +60,16 @@ def test_what_is_best_is_kept_and_the_rest_of_releases_stays(tmp_path: Path) -> 
     assert (release.workers, release.threads, release.batch, release.delay) == (3, 2, 8, 5)
     tune.keep(path, {"workers": 1})
     assert releases.read(path)[0].workers == 1
+
+
+def test_without_wrk_nothing_is_tried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    for main in (tune.main, bench_main):
+        monkeypatch.setattr("sys.argv", ["bench"])
+        assert main() == 1
+        assert "wrk is not installed: apt-get install wrk" in capsys.readouterr().err
 
 
 def test_the_table_marks_the_best() -> None:

@@ -163,6 +163,7 @@ def test_sizes_fit_the_machine(
     cores: int, gpus: int, workers: int, threads: int,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    monkeypatch.setattr(config, "_gpus", config._gpus.__wrapped__)  # asks each time
     monkeypatch.setattr(config, "cpu_count", lambda: cores)
     if gpus:
         smi = tmp_path / "nvidia-smi"

@@ -14,7 +14,7 @@ from .errors import ServerError
 
 CONNECTIONS = 32
 HEADERS = {"Content-Type": "application/octet-stream", "X-Warm-Up": "1"}
-"""The second keeps these requests out of the handler's metrics."""
+"""The second keeps these requests out of the metric `Answers`, which counts labels."""
 
 
 def warm_up(url: str, seconds: float) -> int:

@@ -229,7 +229,7 @@ def test_metrics_are_there_for_prometheus(server: Deployment) -> None:
         time.sleep(0.2)
 
 
-def test_a_warm_up_counts_in_no_metric_of_the_handler(server: Deployment) -> None:
+def test_the_labels_of_a_warm_up_are_not_counted(server: Deployment) -> None:
     before = -1.0
     while before != (before := metric(server, "Answers_total")):
         time.sleep(2 * PERIOD)

@@ -1,10 +1,16 @@
 """Failures that a user can mend. The command prints them as one line, without a traceback.
 
 ClassifierError
-├── ArchiveError    an archive can't be built or read
-├── ReleasesError   releases.toml says what can't be
-└── ServerError     TorchServe does not run as it should
+├── ArchiveError        an archive can't be built or read
+├── ReleasesError       releases.toml says what can't be
+├── ServerError         TorchServe does not run as it should
+└── PredictionError     a picture gets no prediction
+    ├── InputError          it is none, or the server refuses it: asking again is of no use
+    ├── TokenError          the server wants a token, and this one is missing, wrong or expired
+    └── UnavailableError    no answer came in time, however often it was asked for
 """
+
+from __future__ import annotations
 
 
 class ClassifierError(Exception):
@@ -21,3 +27,27 @@ class ReleasesError(ClassifierError):
 
 class ServerError(ClassifierError):
     """TorchServe does not start, stop or serve as it should."""
+
+
+class PredictionError(ClassifierError):
+    """A picture gets no prediction.
+
+    Attributes:
+        status: the HTTP status of the server's answer; None where it gave none.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class InputError(PredictionError):
+    """What was given is no picture that can be classified, or names no model that is served."""
+
+
+class TokenError(PredictionError):
+    """The server wants a token, and what it got is missing, wrong or expired."""
+
+
+class UnavailableError(PredictionError):
+    """The server gave no answer in time, or failed in a way that asking again does not mend."""

@@ -14,7 +14,7 @@ from bench.servers import with_engine
 from classifier import archive
 from training import cifar10
 
-from .deployment import Deployment
+from .deployment import Deployment, free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +67,13 @@ def deployment(store: Path, tmp_path: Path) -> Iterator[Deployment]:
     deployment.add(store / "cifar10-1.0.mar")
     yield deployment
     deployment.stop()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port on which nobody listens."""
+    (port,) = free_ports(1)
+    return port
 
 
 @pytest.fixture(scope="session")

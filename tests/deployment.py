@@ -51,7 +51,7 @@ class Deployment:
             warm_up=0,
         )
         self.place.model_store.mkdir(parents=True)
-        self.place.config.write_text(_on_free_ports(Path("config.properties").read_text()))
+        self.place.config.write_text(_onfree_ports(Path("config.properties").read_text()))
         settings = yaml.safe_load(Path("model/model-config.yaml").read_text())
         if batch_delay is not None:
             settings["maxBatchDelay"] = batch_delay
@@ -163,9 +163,9 @@ class Deployment:
         return "\n".join(log.read(self.place.logs).splitlines()[-lines:])
 
 
-def _on_free_ports(text: str) -> str:
+def _onfree_ports(text: str) -> str:
     """Put free ports into the text of a configuration."""
-    free = [str(port) for port in _free_ports(len(PORTS))]
+    free = [str(port) for port in free_ports(len(PORTS))]
     addresses = [
         port if key.endswith("_port") else f"http://127.0.0.1:{port}"
         for key, port in zip(PORTS, free, strict=True)
@@ -179,7 +179,8 @@ def _with_ports(text: str, ports: dict[str, str]) -> str:
     return "".join(f"{key}{equals}{ports.get(key, value)}\n" for key, equals, value in lines)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports on which nobody listens."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [s.getsockname()[1] for s in sockets]
     for s in sockets:

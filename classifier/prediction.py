@@ -1,0 +1,77 @@
+"""What is asked and answered, whoever answers: a server or an archive."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .errors import InputError
+
+Picture: TypeAlias = str | PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+"""A path, the bytes of an image file, a PIL image, or uint8 H×W×3 RGB pixels in [0, 255]."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model makes of one picture.
+
+    Attributes:
+        probabilities: of the five likeliest labels, or of all where there are fewer, each in
+            [0, 1], likeliest first.
+        version: the version of the model that answered.
+    """
+
+    probabilities: dict[str, float]
+    version: str
+
+    @property
+    def label(self) -> str:
+        """The likeliest label."""
+        return next(iter(self.probabilities))
+
+    @property
+    def probability(self) -> float:
+        """The likeliest label's probability, in [0, 1]."""
+        return self.probabilities[self.label]
+
+
+def to_bytes(picture: Picture) -> bytes:
+    """Return the bytes of an image file; what is none becomes a PNG, which loses nothing.
+
+    Raises:
+        InputError: the file can't be read, or an array is not uint8 H×W×3.
+    """
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, str | PathLike):
+        try:
+            return Path(picture).read_bytes()
+        except OSError as error:
+            raise InputError(f"{picture} can't be read: {error.strerror}") from None
+    return _encode(picture if isinstance(picture, Image.Image) else _from_array(picture))
+
+
+def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:
+    if not isinstance(pixels, np.ndarray):
+        kind = type(pixels).__name__
+        raise InputError(f"a {kind} is no picture: give a path, bytes, a PIL image or an array")
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        shape = "×".join(map(str, pixels.shape))
+        raise InputError(f"an array of {pixels.dtype} {shape} is no picture: give uint8 H×W×3, RGB")
+    return Image.fromarray(pixels)
+
+
+def _encode(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    try:
+        image.save(file, "PNG", compress_level=1)
+    except OSError as error:  # a mode that PNG has not
+        raise InputError(f"a PIL image of mode {image.mode} can't be sent: {error}") from None
+    return file.getvalue()

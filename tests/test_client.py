@@ -1,0 +1,233 @@
+"""The client: what it sends, which failures it asks again, and what it says at last."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from classifier import (
+    AsyncClient,
+    Client,
+    InputError,
+    Prediction,
+    PredictionError,
+    TokenError,
+    UnavailableError,
+)
+
+from .images import SAMPLE, crops, encode, sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from classifier import Picture
+
+    from .deployment import Deployment
+
+    Script = list[tuple[int, dict[str, Any]] | None]
+
+ANSWER = (200, {"cat": 0.9, "dog": 0.1})
+
+
+class Scripted:
+    """A server that answers as a test has written: a status and JSON, or (None) hangs up."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = iter(script)
+        self.tokens: list[str | None] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_PUT(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                outer.tokens.append(self.headers["Authorization"])
+                answer = next(outer.script)
+                if answer is None:
+                    self.close_connection = True
+                    return
+                body = json.dumps(answer[1]).encode()
+                self.send_response(answer[0])
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("X-Model-Version", "1.0")
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def asked(self) -> int:
+        """How many requests came."""
+        return len(self.tokens)
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[[Script], Scripted]]:
+    servers: list[Scripted] = []
+
+    def start(script: Script) -> Scripted:
+        servers.append(Scripted(script))
+        return servers[-1]
+
+    yield start
+    for made in servers:
+        made.server.shutdown()
+        made.server.server_close()
+
+
+def ask(url: str, is_async: bool, **options: Any) -> Prediction:
+    """Ask once, by either client."""
+    if not is_async:
+        with Client(url, **options) as client:
+            return client.predict(b"x")
+
+    async def run() -> Prediction:
+        async with AsyncClient(url, **options) as client:
+            return await client.predict(b"x")
+
+    return asyncio.run(run())
+
+
+def error(status: int, message: str, kind: str = "SomeException") -> tuple[int, dict[str, Any]]:
+    return status, {"code": status, "type": kind, "message": message}
+
+
+PASSING = {
+    "queue full": error(503, "Model cifar10 has no worker to serve inference request."),
+    "out of memory": error(507, "CUDA out of memory"),
+    "worker died": error(500, "Worker died."),
+    "worker too slow": error(500, "Worker did not respond in time"),
+    "proxy": error(502, "Bad Gateway"),
+    "hung up": None,
+}
+LASTING = {
+    "bad image": (error(400, "not an image"), InputError),
+    "no such model": (error(404, "Model not found"), InputError),
+    "too large": (error(413, ""), InputError),
+    "handler failed": (error(500, "Prediction failed"), UnavailableError),
+    "no token": (error(400, "Token Authentication failed", "InvalidKeyException"), TokenError),
+}
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("failure", PASSING.values(), ids=PASSING)
+def test_failures_that_pass_are_asked_again(
+    scripted: Callable[[Script], Scripted], failure: Any, is_async: bool
+) -> None:
+    server = scripted([failure, failure, ANSWER])
+    answer = ask(server.url, is_async)
+    assert (answer.label, answer.probability, answer.version) == ("cat", 0.9, "1.0")
+    assert server.asked == 3
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(("failure", "raised"), LASTING.values(), ids=LASTING)
+def test_other_failures_are_told_at_once(
+    scripted: Callable[[Script], Scripted],
+    failure: Any,
+    raised: type[PredictionError],
+    is_async: bool,
+) -> None:
+    server = scripted([failure, ANSWER])
+    with pytest.raises(raised) as caught:
+        ask(server.url, is_async)
+    assert caught.value.status == failure[0]
+    assert failure[1]["message"] in str(caught.value)
+    assert server.asked == 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_asking_again_ends_at_the_deadline(
+    scripted: Callable[[Script], Scripted], is_async: bool
+) -> None:
+    server = scripted([PASSING["queue full"]] * 1000)
+    with pytest.raises(UnavailableError, match=r"no worker to serve .* again for 0.5 s") as caught:
+        ask(server.url, is_async, deadline=0.5)
+    assert caught.value.status == 503
+    assert 1 < server.asked < 1000
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_nobody_listening_is_told(is_async: bool, free_port: int) -> None:
+    with pytest.raises(UnavailableError, match=f"127.0.0.1:{free_port} gives no answer"):
+        ask(f"http://127.0.0.1:{free_port}", is_async, deadline=0.3)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_expired_token_is_fetched_anew_once(
+    scripted: Callable[[Script], Scripted], is_async: bool
+) -> None:
+    expired = LASTING["no token"][0]
+    tokens = iter(["old", "new", "new"])
+    server = scripted([expired, ANSWER])
+    assert ask(server.url, is_async, token=lambda: next(tokens)).label == "cat"
+    assert server.tokens == ["Bearer old", "Bearer new"]
+    server = scripted([expired, expired, ANSWER])
+    with pytest.raises(TokenError):
+        ask(server.url, is_async, token=lambda: "same")
+    assert server.asked == 1
+
+
+def test_every_kind_of_picture_is_taken(shared_deployment: Deployment) -> None:
+    photo = sample()
+    pictures: list[Picture] = [str(SAMPLE), SAMPLE, SAMPLE.read_bytes(), photo, np.asarray(photo)]
+    with Client(shared_deployment.inference) as client:
+        answers = client.predict(pictures)
+        assert [answer.label for answer in answers] == ["cat"] * 5
+        assert answers[:3] == [answers[0]] * 3
+        assert answers[3] == answers[4]
+        assert client.predict(photo.convert("L"), version="1.1").version == "1.1"
+
+
+def test_a_list_is_answered_in_its_order(shared_deployment: Deployment) -> None:
+    images = list(crops(50))
+    with Client(shared_deployment.inference) as client:
+        one_by_one = [client.predict(image, "1.1").label for image in images[:3]]
+        together = client.predict(images, "1.1")
+
+    async def run() -> list[Prediction]:
+        async with AsyncClient(shared_deployment.inference) as client:
+            return await client.predict(images, "1.1")
+
+    assert [answer.label for answer in together[:3]] == one_by_one
+    assert [a.label for a in asyncio.run(run())] == [a.label for a in together]
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        ("absent.jpg", "absent.jpg can't be read: No such file"),
+        (np.zeros((3, 32, 32), np.uint8), "uint8 3×32×32 is no picture"),
+        (np.zeros((32, 32, 3), np.float32), "float32 32×32×3 is no picture"),
+        (42, "a int is no picture"),
+        (Image.new("LAB", (4, 4)), "mode LAB can't be sent"),
+        (b"hello", "answers 400: not an image that can be read"),
+        (encode(Image.new("F", (4, 4)), "TIFF"), "32-bit floats"),
+    ],
+)
+def test_what_is_no_picture_is_told(
+    shared_deployment: Deployment, picture: Any, message: str
+) -> None:
+    with Client(shared_deployment.inference) as client, pytest.raises(InputError, match=message):
+        client.predict(picture)
+
+
+def test_a_version_that_is_not_served_is_told(shared_deployment: Deployment) -> None:
+    with Client(shared_deployment.inference) as client:
+        with pytest.raises(InputError, match=r"answers 404: .*9\.9"):
+            client.predict(SAMPLE, version="9.9")
+        with pytest.raises(InputError, match="answers 404"):
+            Client(shared_deployment.inference, model="dogs").predict(SAMPLE)

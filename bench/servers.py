@@ -180,7 +180,7 @@ class Ours:
             with server.lock():
                 begin = time.monotonic()
                 server.start()
-                server.predict(archive.MODEL, image)
+                server.client(archive.MODEL).predict(image)
                 seconds = time.monotonic() - begin
                 process = server.process()
                 if process is None:

@@ -10,8 +10,10 @@ import typer
 
 from . import archive as archives
 from .errors import ClassifierError, ServerError
+from .readiness import Readiness
 from .server import Place, Server
 from .store import file_name
+from .tokens import Kind
 
 RELEASED = (archives.MODEL, archives.VERSION)
 SAMPLE = Path("samples/cat.jpg")
@@ -82,11 +84,21 @@ def serve(context: typer.Context) -> None:
 
 
 @app.command()
-def stop(context: typer.Context) -> None:
-    """Stop what `classifier serve` started: classifier stop"""
+def stop(
+    context: typer.Context,
+    grace: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds in which it says that it is not ready, but still answers: what a "
+            "load balancer takes to notice.",
+        ),
+    ] = 0,
+) -> None:
+    """Stop what `classifier serve` started, its queue answered: classifier stop --grace 5"""
     server = Server(context.obj)
     with server.lock():
-        stopped = server.stop()
+        stopped = server.stop(grace)
     typer.echo("TorchServe has stopped." if stopped else "TorchServe was not running.")
 
 
@@ -99,6 +111,26 @@ def status(context: typer.Context) -> None:
         raise typer.Exit(1)
     server.check()
     _show_served(server)
+
+
+@app.command()
+def ready(context: typer.Context) -> None:
+    """Tell whether each version answers; exit status 1 if not: classifier ready"""
+    reasons = Readiness(Server(context.obj)).reasons()
+    typer.echo("ready" if not reasons else f"not ready: {'; '.join(reasons)}")
+    raise typer.Exit(1 if reasons else 0)
+
+
+@app.command()
+def token(
+    context: typer.Context,
+    kind: Annotated[Kind, typer.Argument(help="Which API it is for.")] = Kind.INFERENCE,
+) -> None:
+    """Print the token that a server wants, a new one if need be: classifier token management"""
+    current = Server(context.obj).token(kind)
+    if current is None:
+        raise ServerError("this server wants no tokens (disable_token_authorization)")
+    typer.echo(current())
 
 
 def main() -> None:
@@ -129,9 +161,10 @@ def _show(server: Server) -> None:
     """Show what is served, a first prediction, and what to try next."""
     _show_served(server)
     for release in server.releases:
-        labels = server.predict(release.model, SAMPLE.read_bytes())
+        with server.client(release.model) as client:
+            prediction = client.predict(SAMPLE)
         typer.echo(f"\n{SAMPLE}, as {release.model} sees it:")
-        for label, probability in labels.items():
+        for label, probability in prediction.probabilities.items():
             typer.echo(f"  {label:<10} {probability:6.1%}")
     url = f"{server.inference}/predictions/{server.releases[0].model}"
     typer.echo(f"\nTry next:\n  curl -T {SAMPLE} {url}")

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -17,7 +18,6 @@ from .errors import ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from .releases import Release
 
@@ -25,11 +25,17 @@ ADDRESSES = {
     "inference_address": "http://127.0.0.1:8080",
     "management_address": "http://127.0.0.1:8081",
     "metrics_address": "http://127.0.0.1:8082",
+    "readiness_address": "http://127.0.0.1:8083",
 }
 GRPC_PORTS = {"grpc_inference_port": "7070", "grpc_management_port": "7071"}
-"""TorchServe's own defaults, where config.properties is silent."""
+"""TorchServe's own defaults, where config.properties is silent; and readiness_address, which is
+the monitor's."""
 LOADING = ("model_snapshot", "load_models", "models")
 """Settings that say what is served: releases.toml takes their place."""
+
+FILES = ("metrics_config", "vmargs", "private_key_file", "certificate_file", "keystore")
+"""Settings that name files, as they are seen from the project's folder; TorchServe is started in
+another one. vmargs names the file of log4j."""
 
 MOST_WORKERS = 8
 """A worker takes some 400 MB, so a machine of many cores gets no more unless they are asked for."""
@@ -60,7 +66,7 @@ def read(path: Path) -> Properties:
 
 
 def address(properties: Properties, kind: str) -> str:
-    """Return the URL of `inference`, `management` or `metrics`."""
+    """Return the URL of `inference`, `management`, `metrics` or `readiness`."""
     key = f"{kind}_address"
     return properties.get(key, ADDRESSES[key])
 
@@ -142,8 +148,19 @@ def generate(
     snapshot = {"name": "releases", "modelCount": count, "models": models}
     kept = {key: value for key, value in base.items() if key not in LOADING}
     kept |= {"model_store": str(model_store), "model_snapshot": json.dumps(snapshot)}
+    kept |= {key: _absolute(kept[key]) for key in FILES if key in kept}
     head = "# Generated from config.properties and releases.toml at each start.\n"
     return head + "".join(f"{key}={value}\n" for key, value in kept.items())
+
+
+def _absolute(value: str) -> str:
+    """Make the paths of a setting absolute: the whole value, or what a -Dname= is followed by."""
+
+    def one(word: str) -> str:
+        name, equals, path = word.rpartition("=")
+        return f"{name}{equals}{Path(path).resolve()}" if Path(path).is_file() else word
+
+    return " ".join(map(one, value.split(" ")))
 
 
 def _versions(release: Release, sizes: Sizes, timeout: int) -> dict[str, Any]:

@@ -1,18 +1,38 @@
-"""Ask a running TorchServe what it serves, and what differs from releases.toml."""
+"""TorchServe's management API: what is served, and how to change it."""
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
 from . import config
-from .http import session
+from .errors import ServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from .config import Sizes
     from .releases import Release
 
 TIMEOUT = 10.0  # seconds
+LOAD_TIMEOUT = 180.0  # seconds until new workers are READY
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker of a version.
+
+    Attributes:
+        pid: its process.
+        is_ready: it has loaded the model. TorchServe calls all else UNLOADING: a worker that
+            loads, one that waits for its next start, and one that it has given up.
+    """
+
+    pid: int
+    is_ready: bool
 
 
 class Management:
@@ -20,35 +40,91 @@ class Management:
 
     Args:
         url: the management address.
+        token: returns the current token, where the server wants one.
 
-    Every method raises requests.RequestException where the server does not answer.
+    Every method raises httpx.TransportError where the server does not answer, and ServerError
+    where it refuses.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: Callable[[], str] | None = None) -> None:
         self.url = url
-        self._session = session()
+        self._token = token
+        self._http = httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False)
+        weakref.finalize(self, self._http.close)
 
     def models(self) -> list[str]:
         """Return the names of the models that are registered."""
-        answer = self._get("/models?limit=1000")
+        answer = self._call("GET", "/models?limit=1000")
         return [model["modelName"] for model in answer["models"]]
 
     def versions(self, model: str) -> dict[str, int]:
         """Return the READY workers of each registered version of a model."""
         return {
             version["modelVersion"]: sum(w["status"] == "READY" for w in version["workers"])
-            for version in self._get(f"/models/{model}/all")
+            for version in self._call("GET", f"/models/{model}/all")
         }
 
     def default(self, model: str) -> str:
         """Return the version that answers when none is asked for."""
-        version: str = self._get(f"/models/{model}")[0]["modelVersion"]
+        version: str = self._call("GET", f"/models/{model}")[0]["modelVersion"]
         return version
 
-    def _get(self, path: str) -> Any:
-        answer = self._session.get(self.url + path, timeout=TIMEOUT)
-        answer.raise_for_status()
+    def describe(self, model: str, version: str) -> dict[str, Any]:
+        """Return what TorchServe knows of a version."""
+        described: dict[str, Any] = self._call("GET", f"/models/{model}/{version}")[0]
+        return described
+
+    def workers(self, model: str, version: str) -> list[Worker]:
+        """Return the workers of a version."""
+        listed = self.describe(model, version)["workers"]
+        return [Worker(worker["pid"], worker["status"] == "READY") for worker in listed]
+
+    def ask_worker(self, model: str, version: str, timeout: float = TIMEOUT) -> int:
+        """Let the next free worker of a version answer; return its process.
+
+        The question waits in the version's queue, behind the requests that came before.
+        """
+        path = f"/models/{model}/{version}?customized=true"
+        described = self._call("GET", path, timeout)[0]["customizedMetadata"]
+        return int(described["worker"])
+
+    def register(self, archive: str, sizes: Sizes) -> None:
+        """Register an archive of the model store, and wait until its workers are READY."""
+        settings: dict[str, str | int] = {
+            "url": archive,
+            "batch_size": sizes.batch,
+            "max_batch_delay": sizes.delay,
+            "initial_workers": sizes.workers,
+            "synchronous": "true",
+        }
+        self._call("POST", f"/models?{httpx.QueryParams(settings)}", LOAD_TIMEOUT)
+
+    def scale(self, model: str, version: str, workers: int) -> None:
+        """Start or stop workers of a version, and wait until that is done."""
+        path = f"/models/{model}/{version}?min_worker={workers}&max_worker={workers}"
+        self._call("PUT", f"{path}&synchronous=true", LOAD_TIMEOUT)
+
+    def set_default(self, model: str, version: str) -> None:
+        """Let a version answer when none is asked for."""
+        self._call("PUT", f"/models/{model}/{version}/set-default")
+
+    def unregister(self, model: str, version: str) -> None:
+        """Take a version out of service; what still waits for it is never answered."""
+        self._call("DELETE", f"/models/{model}/{version}")
+
+    def _call(self, method: str, path: str, timeout: float = TIMEOUT) -> Any:
+        headers = {"Authorization": f"Bearer {self._token()}"} if self._token else {}
+        answer = self._http.request(method, path, headers=headers, timeout=timeout)
+        if answer.is_error:
+            raise ServerError(f"{self.url}{path} answers {answer.status_code}: {_message(answer)}")
         return answer.json()
+
+
+def _message(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        return " ".join(answer.text.split())[:200]
 
 
 def unregistered(management: Management, releases: Iterable[Release]) -> list[str]:

@@ -22,6 +22,19 @@ def identity(pid: int) -> str | None:
     return None if state in "ZX" else f"{pid} {fields[18]} {boot}"
 
 
+def find(known: str | None) -> psutil.Process | None:
+    """Return the process of an identity, or None where it runs no more."""
+    if known is None:
+        return None
+    pid = int(known.split()[0])
+    if identity(pid) != known:
+        return None
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:  # it has ended since
+        return None
+
+
 def end(process: psutil.Process, deadline: float) -> None:
     """End a process and all that it started; what still runs after `deadline` s is killed."""
     with contextlib.suppress(psutil.NoSuchProcess):

@@ -18,15 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import psutil
-import requests
+import httpx
 
-from . import config, http, java, log, management, process, releases, store
-from .errors import ServerError
+from . import config, java, log, management, process, releases, rollout, store, tokens
+from .client import Client
+from .errors import ClassifierError, ServerError
+from .tokens import Kind
 from .warmup import warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    import psutil
 
     from .releases import Release
 
@@ -36,6 +39,7 @@ POLL = 0.2  # seconds
 LONGEST_TEMPORARY_ROOT = 107 - len("/torchserve-12345678/.ts.sock.12345")
 CONSOLE = "console.log"
 """What TorchServe and Java print: little, but all of it where they fail early."""
+MONITOR_DEADLINE = 30.0  # seconds until the monitor must have found the server ready
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,13 @@ class Place:
 
     @property
     def state(self) -> Path:
-        """The file that identifies the process that was started."""
+        """The file that identifies the processes that were started."""
         return self.run / "server.json"
+
+    @property
+    def draining(self) -> Path:
+        """The file that is there while the server is about to stop."""
+        return self.run / "draining"
 
 
 class Server:
@@ -68,9 +77,9 @@ class Server:
     def __init__(self, place: Place) -> None:
         self.place = place
 
-    @cached_property
+    @property
     def releases(self) -> list[Release]:
-        """What releases.toml says."""
+        """What releases.toml says now."""
         return releases.read(self.place.releases)
 
     @cached_property
@@ -86,18 +95,38 @@ class Server:
     @cached_property
     def management(self) -> management.Management:
         """The management API."""
-        return management.Management(config.address(self.properties, "management"))
+        url = config.address(self.properties, "management")
+        return management.Management(url, self.token(Kind.MANAGEMENT))
+
+    @property
+    def readiness(self) -> str:
+        """URL at which the monitor tells whether the server is ready."""
+        return config.address(self.properties, "readiness") + "/ready"
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it is about to stop."""
+        return self.place.draining.exists()
+
+    def token(self, kind: Kind) -> Callable[[], str] | None:
+        """Return what gives the current token of an API, or None where it wants none."""
+        if self.properties.get("disable_token_authorization") == "true":
+            return None
+        url = config.address(self.properties, "management")
+        return tokens.source(self.place.run / tokens.KEY_FILE, kind, url)
+
+    def authorization(self) -> dict[str, str]:
+        """Return the headers that the inference API wants."""
+        token = self.token(Kind.INFERENCE)
+        return {"Authorization": f"Bearer {token()}"} if token else {}
+
+    def client(self, model: str) -> Client:
+        """Return a client of the inference API."""
+        return Client(self.inference, model, self.token(Kind.INFERENCE))
 
     def process(self) -> psutil.Process | None:
         """Return the server's process, or None where what was started runs no more."""
-        state = self._state()
-        known = state.get("identity")
-        if known is None or process.identity(state["pid"]) != known:
-            return None
-        try:
-            return psutil.Process(state["pid"])
-        except psutil.NoSuchProcess:  # it has ended since
-            return None
+        return process.find(self._state().get("identity"))
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -123,14 +152,15 @@ class Server:
             ArchiveError: an archive is missing or damaged.
         """
         archives = self._archives()
-        self._check_ports()
         self._clean()
+        self._check_ports()
         try:
             self._launch(archives)
             self._wait()
             self._warm_up()
+            self._watch()
         except BaseException:
-            self.stop()
+            self._end()
             raise
 
     def check(self) -> None:
@@ -141,7 +171,7 @@ class Server:
         """
         try:
             found = management.differences(self.management, self.releases)
-        except requests.RequestException as error:
+        except httpx.TransportError as error:
             raise ServerError(f"the server runs, but does not answer: {error}") from None
         served = self._state().get("archives", {})
         found += [
@@ -155,22 +185,41 @@ class Server:
                 "`make stop` and `make serve` serve what is released"
             )
 
-    def stop(self) -> bool:
-        """Stop what `start` started, its workers too, and nothing else; False if none ran."""
+    def stop(self, grace: float = 0, deadline: float = STOP_DEADLINE) -> bool:
+        """Stop what `start` started and nothing else, once its clients have their answers.
+
+        Args:
+            grace: seconds in which it is not ready but still answers, so that a load balancer
+                notices and sends no more.
+            deadline: seconds until requests that are not yet answered are given up.
+
+        Returns:
+            False if none ran.
+        """
+        running = self.process() is not None
+        if running:
+            self.place.draining.touch()
+            time.sleep(grace)
+            self._drain(deadline)
+        self._end()
+        return running
+
+    def _drain(self, deadline: float) -> None:
+        """Wait until the requests that have come are answered: TorchServe itself drops them."""
+        end = time.monotonic() + deadline
+        try:
+            served = [(m, v) for m in self.management.models() for v in self.management.versions(m)]
+            for model, version in served:
+                rollout.wait_until_idle(self.management, model, version, end - time.monotonic())
+        except (httpx.TransportError, ClassifierError):
+            return  # it can't answer what it can't be asked
+
+    def _end(self) -> None:
+        """End TorchServe, its workers and its monitor."""
         running = self.process()
         if running is not None:
             process.end(running, STOP_DEADLINE)
         self._clean()
-        return running is not None
-
-    def predict(self, model: str, image: bytes) -> dict[str, float]:
-        """Classify an image through the inference endpoint.
-
-        Raises:
-            ServerError: the answer is none.
-        """
-        with http.session() as session:
-            return http.predict(session, f"{self.inference}/predictions/{model}", image)
 
     def _archives(self) -> dict[str, str]:
         """Check the released archives; return the sha256 of each, by file name."""
@@ -207,16 +256,18 @@ class Server:
                 self.place.model_config,
             )
         )
+        (self.place.run / tokens.KEY_FILE).unlink(missing_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix="torchserve-", dir=_temporary_root()))
         state: dict[str, Any] = {"temporary": str(temporary), "archives": archives}
         self.place.state.write_text(json.dumps(state))
         command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs"]
-        command += ["--ts-config", str(generated)]
+        command += ["--ts-config", str(generated.resolve())]
         environment = _environment(java_home, temporary, self.place.logs)
         environment |= config.threads(self.releases, self.place.model_config)
         with (self.place.logs / CONSOLE).open("w") as output:
             subprocess.run(
                 command,
+                cwd=self.place.run,  # where it writes its tokens
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -240,10 +291,10 @@ class Server:
                 raise ServerError(self._failure("TorchServe ended while it started"))
             try:
                 found = self._progress()
-            except requests.ConnectionError:
+            except httpx.ConnectError:
                 pass  # not listening yet
-            except requests.RequestException as error:
-                found = [f"it answers {error}"]
+            except httpx.TransportError as error:
+                found = [f"it does not answer: {error}"]
             if found and time.monotonic() > deadline:
                 raise ServerError(self._failure(f"TorchServe is not ready: {'; '.join(found)}"))
             time.sleep(POLL if found else 0)
@@ -252,7 +303,26 @@ class Server:
         """Let Java compile what a request runs: without that, the first seconds are slow."""
         for release in self.releases:
             url = f"{self.inference}/predictions/{release.model}"
-            warm_up(url, self.place.warm_up / len(self.releases))
+            warm_up(url, self.place.warm_up / len(self.releases), self.authorization())
+
+    def _watch(self) -> None:
+        """Start the monitor, and wait until it says that the server is ready."""
+        from . import monitor  # which imports this module
+
+        pid = monitor.start(self.place)
+        state = self._state() | {"monitor": process.identity(pid)}
+        self.place.state.write_text(json.dumps(state))
+        end = time.monotonic() + MONITOR_DEADLINE
+        while True:
+            try:
+                reasons = httpx.get(self.readiness, timeout=30, trust_env=False).json()["reasons"]
+            except httpx.TransportError as error:
+                reasons = [f"its monitor does not answer: {error}"]
+            if not reasons:
+                return
+            if time.monotonic() > end:
+                raise ServerError(f"the server is not ready: {'; '.join(reasons)}")
+            time.sleep(POLL)
 
     def _progress(self) -> list[str]:
         """Return what is still to come; fail at once on what will not come."""
@@ -285,11 +355,16 @@ class Server:
         return state
 
     def _clean(self) -> None:
-        """Remove what a server that runs no more has left."""
-        temporary = self._state().get("temporary")
+        """Remove what a server that runs no more has left, its monitor too."""
+        state = self._state()
+        monitor = process.find(state.get("monitor"))
+        if monitor is not None:
+            process.end(monitor, STOP_DEADLINE)
+        temporary = state.get("temporary")
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
         self.place.state.unlink(missing_ok=True)
+        self.place.draining.unlink(missing_ok=True)
 
 
 def _environment(java_home: Path, temporary: Path, logs: Path) -> dict[str, str]:

@@ -17,18 +17,20 @@ HEADERS = {"Content-Type": "application/octet-stream", "X-Warm-Up": "1"}
 """The second keeps these requests out of the metric `Answers`, which counts labels."""
 
 
-def warm_up(url: str, seconds: float) -> int:
+def warm_up(url: str, seconds: float, headers: dict[str, str] | None = None) -> int:
     """Send an image again and again, over many connections; return how many were answered.
 
     Args:
         url: of a model, such as http://127.0.0.1:8080/predictions/cifar10.
         seconds: how long.
+        headers: to send besides.
 
     Raises:
         ServerError: the server does not answer.
     """
     file = io.BytesIO()
     Image.new("RGB", (32, 32)).save(file, "PNG")
+    sent = HEADERS | (headers or {})
     deadline = time.monotonic() + seconds
 
     def ask(_: int) -> int:
@@ -36,7 +38,7 @@ def warm_up(url: str, seconds: float) -> int:
         connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
         answered = 0
         while time.monotonic() < deadline:
-            connection.request("POST", where.path, file.getvalue(), HEADERS)
+            connection.request("POST", where.path, file.getvalue(), sent)
             answered += connection.getresponse().read() != b""
         connection.close()
         return answered

@@ -81,7 +81,7 @@ class ClassifierHandler:
         self, parts: Mapping[str, Any], headers: Mapping[str, str]
     ) -> NDArray[np.uint8] | Answer:
         """Decode a request's image to uint8 32×32×3, or answer where there is none to classify."""
-        if asks(headers, "describe"):
+        if asks(headers, "describe") and not parts:  # a client that sends it sends an image, too
             return answer.ok(self.describe())
         if asks(headers, "explain"):
             return answer.error(HTTPStatus.NOT_IMPLEMENTED, "this model gives no explanations")
@@ -138,7 +138,8 @@ class ClassifierHandler:
 
     def describe(self) -> dict[str, Any]:
         """Tell what runs: the answer to `GET /models/<name>/<version>?customized=true`."""
-        return {"labels": self.classifier.labels, **self.classifier.engine.describe()}
+        engine = self.classifier.engine.describe()
+        return {"labels": self.classifier.labels, **engine, "worker": os.getpid()}
 
 
 def _threads(model: str) -> int | None:

@@ -55,10 +55,21 @@ def hasten(version: str) -> None:
     from ts.protocol import otf_message_handler
 
     otf_message_handler._retrieve_buffer = Reader()
-    logging.getLogger().setLevel(logging.WARNING)
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    root.addFilter(_is_no_complaint)
     metrics = logging.getLogger(_METRICS)
     metrics.setLevel(logging.INFO)
     metrics.addFilter(_is_wanted)
+
+
+def _is_no_complaint(record: logging.LogRecord) -> bool:
+    """Tell whether a line is not about a body that is no JSON or text, as its sender says it is.
+
+    Such a line comes with a traceback of a dozen more: whoever sends nonsense could fill the log.
+    The sender gets an answer that tells what is wrong.
+    """
+    return not str(record.msg).endswith("decoding of input data. Forwarding encoded payload")
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:

@@ -9,20 +9,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import imagecodecs
-import numpy as np
 import simplejpeg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     from numpy.typing import NDArray
 
 SMALL = 512
 """JPEGs of which both sides have so many pixels are left: Pillow need not decode all of them."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_NOTES = frozenset((b"eXIf", b"tEXt", b"zTXt", b"iTXt"))
-"""Chunks that may tell which way is up."""
+_PNG_PLAIN = b"\x08\x02"
+"""What a PNG's header says of 8 bits and RGB."""
+_PNG_LEFT = frozenset((b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"PLTE", b"tRNS"))
+"""Chunks that may tell which way is up, or of a palette and transparency: libpng before 1.6.56
+can read freed memory where it converts these (CVE-2026-33416), so it does not get to see them."""
 _JPEG = b"\xff\xd8\xff"
 _JPEG_NOTES = b"\xff\xe1"
 """The marker of EXIF and XMP, which may tell which way is up. It can't be among coded pixels."""
@@ -60,12 +63,13 @@ def _jpeg(data: bytes, most_pixels: int) -> NDArray[np.uint8] | None:
 
 def _png(data: bytes, most_pixels: int) -> NDArray[np.uint8] | None:
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
-    if height * width > most_pixels or not _PNG_NOTES.isdisjoint(_chunks(data)):
-        return None
-    pixels = imagecodecs.png_decode(data)
     # Gray, with transparency, or of 16 bits: there, Pillow's conversions are the reference.
-    is_plain = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
-    return pixels if is_plain else None
+    if data[24:26] != _PNG_PLAIN or height * width > most_pixels:
+        return None
+    if not _PNG_LEFT.isdisjoint(_chunks(data)):
+        return None
+    pixels: NDArray[np.uint8] = imagecodecs.png_decode(data)
+    return pixels
 
 
 def _chunks(data: bytes) -> Iterator[bytes]:

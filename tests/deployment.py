@@ -28,6 +28,7 @@ PORTS = (
     "inference_address",
     "management_address",
     "metrics_address",
+    "readiness_address",
     "grpc_inference_port",
     "grpc_management_port",
 )

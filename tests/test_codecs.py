@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,14 +24,24 @@ SMALL = sample().resize((48, 40))
 PLAIN = {
     "PNG": encode(SMALL),
     "PNG of the net's size": encode(SMALL.resize((32, 32))),
-    "PNG with a palette": encode(SMALL.convert("P")),
     "JPEG": encode(SMALL, "JPEG"),
     "JPEG 4:4:4": encode(SMALL, "JPEG", subsampling=0, quality=95),
     "progressive JPEG": encode(SMALL, "JPEG", progressive=True),
     "JPEG with restarts": encode(SMALL, "JPEG", restart_marker_blocks=2),
     "wide JPEG": encode(sample().resize((900, 60)), "JPEG"),
 }
+
+
+def with_palette(png: bytes) -> bytes:
+    """Give a PNG of RGB pixels the palette that it may have, for screens of few colours."""
+    chunk = b"PLTE" + bytes(range(9))
+    packed = (9).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4)
+    return png[:33] + packed + png[33:]  # behind the header
+
+
 LEFT = {
+    "PNG with a palette": encode(SMALL.convert("P")),
+    "RGB PNG with a palette": with_palette(encode(SMALL)),
     "gray PNG": encode(SMALL.convert("L")),
     "PNG with transparency": encode(SMALL.convert("RGBA")),
     "PNG with a transparent colour": encode(SMALL, transparency=(0, 0, 0)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image, ImageDraw
 
-from classifier import archive
+from classifier import Client, archive
 from model.image import decode
 from training import data, evaluate, train
 from training.data import DataError
@@ -83,13 +83,13 @@ def deployment(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def test_what_was_trained_is_served_with_its_labels(deployment: Deployment, shapes: Path) -> None:
-    url = f"{deployment.inference}/predictions/pets"
+    client = Client(deployment.inference, "pets")
     dataset = data.load(str(shapes))
     assert dataset.labels == SHAPES
-    answers = evaluate.ask(url, dataset.labels, dataset.held_out.pixels.numpy())
+    answers = evaluate.ask(client, None, dataset.labels, dataset.held_out.pixels.numpy())
     served = (answers.predicted == dataset.held_out.targets.numpy()).mean()
     assert served >= 0.95
-    answer = deployment.server.predict("pets", encode(draw("disc", random.Random(1))))
+    answer = client.predict(encode(draw("disc", random.Random(1)))).probabilities
     assert sorted(answer) == sorted(SHAPES), "all labels, as there are fewer than five"
     assert sum(answer.values()) == pytest.approx(1)
 

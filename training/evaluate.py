@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
-from classifier import bundle, http, releases, store
+from classifier import Client, bundle, releases, store
 from classifier.errors import ClassifierError
 
 from .arrivals import ARRIVALS, arrive, encode
@@ -60,29 +59,31 @@ def classify(classifier: Classifier, pixels: NDArray[np.uint8]) -> Answers:
     return Answers(found.argmax(1), found.max(1))
 
 
-def ask(url: str, labels: Sequence[str], pixels: NDArray[np.uint8]) -> Answers:
+def ask(
+    client: Client, version: str | None, labels: Sequence[str], pixels: NDArray[np.uint8]
+) -> Answers:
     """Classify images, uint8 N×32×32×3, on a server; each is sent as a PNG.
 
     Args:
-        url: of the model, such as http://127.0.0.1:8080/predictions/cifar10.
+        client: of the server.
+        version: which answers; the default one if None.
         labels: in the order of their numbers.
         pixels: the images.
 
     Raises:
-        ServerError: an answer is none.
+        PredictionError: an image gets no answer.
         DataError: an answer is none of the labels.
     """
     numbers = {label: number for number, label in enumerate(labels)}
-    with http.session() as session, ThreadPoolExecutor(CONNECTIONS) as pool:
-        session.mount("http", HTTPAdapter(pool_maxsize=CONNECTIONS))
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
 
         def likeliest(image: NDArray[np.uint8]) -> tuple[int, float]:
-            label, probability = next(
-                iter(http.predict(session, url, encode(image, "PNG")).items())
-            )
-            if label not in numbers:
-                raise DataError(f"{url} answers {label!r}, which the data does not have")
-            return numbers[label], probability
+            answer = client.predict(encode(image, "PNG"), version)
+            if answer.label not in numbers:
+                raise DataError(
+                    f"the server answers {answer.label!r}, which the data does not have"
+                )
+            return numbers[answer.label], answer.probability
 
         answers = list(tqdm(pool.map(likeliest, pixels), total=len(pixels), unit=" images"))
     return Answers(np.array([a[0] for a in answers]), np.array([a[1] for a in answers]))
@@ -130,7 +131,8 @@ def evaluate(
     measure: Callable[[NDArray[np.uint8]], Answers]
     if server:
         where = f"{server.rstrip('/')}/predictions/{model}/{version}".rstrip("/")
-        measure = partial(ask, where, dataset.labels)
+        client = Client(server, model)
+        measure = partial(ask, client, version or None, dataset.labels)
     else:
         archive = store.find(Path("model_store"), f"{model}:{version}")
         where, classifier = str(archive), bundle.load(archive, engine)

@@ -1,0 +1,193 @@
+"""Watches over a TorchServe that runs: tells whether it is ready, and revives what it gave up.
+
+    GET /ready   200 where each version that is released can answer, else 503; both with reasons
+    GET /live    200 while TorchServe runs, else 503
+
+TorchServe starts a worker that failed again and again, but only for `maxRetryTimeoutInSec`; then
+it gives up without a word, takes requests for it nevertheless, and lets them wait for ever. No
+request starts such a worker again; only more workers than are listed, or none and then new ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from . import config
+from .errors import ClassifierError, ServerError
+from .readiness import Readiness
+from .server import Place, Server
+
+if TYPE_CHECKING:
+    from .management import Management
+
+PERIOD = 2.0  # seconds between looks at the workers
+LAST_TRY = 1.3
+"""TorchServe tries for the last time at up to 1.25 times `maxRetryTimeoutInSec`: its pauses grow,
+and one that began in time may end after it."""
+LOG = "monitor.log"
+LOG_BYTES = 1_000_000
+CONSOLE = "monitor-console.log"
+"""What it prints: nothing, unless it fails."""
+
+log = logging.getLogger("monitor")
+
+
+class Reviver:
+    """Notices workers that TorchServe has given up, and gets others in their place."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._short_since: dict[tuple[str, str], float] = {}
+
+    def look(self) -> None:
+        """Look at each version once.
+
+        Raises:
+            httpx.TransportError, ServerError: TorchServe does not answer, or refuses.
+        """
+        for release in self._server.releases:
+            for version in release.versions:
+                self._look_at(release.model, version, config.workers(release))
+
+    def _look_at(self, model: str, version: str, wanted: int) -> None:
+        management, key = self._server.management, (model, version)
+        workers = management.workers(model, version)
+        ready = sum(worker.is_ready for worker in workers)
+        if ready >= wanted:
+            if self._short_since.pop(key, None) is not None:
+                log.info("%s:%s has %d READY workers again", model, version, ready)
+            return
+        now = time.monotonic()
+        if key not in self._short_since:
+            log.warning("%s:%s has %d of %d workers READY", model, version, ready, wanted)
+        since = self._short_since.setdefault(key, now)
+        window = management.describe(model, version)["maxRetryTimeoutInSec"]
+        if now - since > LAST_TRY * window:
+            log.warning("%s:%s: TorchServe has given up; new workers start", model, version)
+            del self._short_since[key]
+            _replace(management, model, version, len(workers), ready, wanted)
+
+
+def _replace(
+    management: Management, model: str, version: str, listed: int, ready: int, wanted: int
+) -> None:
+    """Start new workers for those that were given up; those that work go on meanwhile.
+
+    The dead stay in TorchServe's list for as long as one lives.
+    """
+    if ready:
+        management.scale(model, version, listed + wanted - ready)
+    else:
+        management.scale(model, version, 0)
+        management.scale(model, version, wanted)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers who asks whether the server is ready."""
+
+    readiness: Readiness
+    watched: Server
+    timeout = 30
+
+    def do_GET(self) -> None:
+        if self.path == "/ready":
+            self._answer(self.readiness.reasons())
+        elif self.path == "/live":
+            running = self.watched.process() is not None
+            self._answer([] if running else ["TorchServe does not run"])
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND, "ask for /ready or /live")
+
+    def _answer(self, reasons: list[str]) -> None:
+        status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
+        body = json.dumps({"ready": not reasons, "reasons": reasons}).encode() + b"\n"
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # whoever asked has gone
+            self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing of each request."""
+
+
+def start(place: Place) -> int:
+    """Start a monitor in the background; return its process.
+
+    Raises:
+        ServerError: it can't be started.
+    """
+    command = [sys.executable, "-m", __name__, json.dumps(asdict(place), default=str)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ServerError(f"the monitor can't start: {(done.stderr.splitlines() or ['?'])[-1]}")
+    return int(done.stdout)
+
+
+def main() -> None:
+    """Go into the background, print the process, and watch until it is ended."""
+    told: dict[str, Any] = json.loads(sys.argv[1])
+    warm_up = float(told.pop("warm_up"))
+    place = Place(**{name: Path(path) for name, path in told.items()}, warm_up=warm_up)
+    server = Server(place)
+    endpoint = _endpoint(server)  # here, so that a taken port is told to who starts it
+    if pid := os.fork():
+        print(pid)
+        return
+    os.setsid()
+    with (place.logs / CONSOLE).open("w") as console:
+        for stream in (1, 2):
+            os.dup2(console.fileno(), stream)
+    _log_to(place.logs / LOG)
+    threading.Thread(target=endpoint.serve_forever, daemon=True).start()
+    _watch(server)
+
+
+def _endpoint(server: Server) -> ThreadingHTTPServer:
+    """Listen at readiness_address."""
+    address = urlsplit(config.address(server.properties, "readiness"))
+    told = {"readiness": Readiness(server), "watched": server}
+    where = (address.hostname or "127.0.0.1", address.port or 80)
+    return ThreadingHTTPServer(where, type("Handler", (_Handler,), told))
+
+
+def _watch(server: Server) -> None:
+    reviver = Reviver(server)
+    while True:
+        time.sleep(PERIOD)
+        if server.process() is None or server.is_draining:
+            continue
+        try:
+            reviver.look()
+        except (httpx.TransportError, ClassifierError) as error:
+            log.warning("TorchServe: %s", error or type(error).__name__)
+
+
+def _log_to(path: Path) -> None:
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=[RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)],
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    main()

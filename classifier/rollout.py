@@ -1,0 +1,80 @@
+"""Change which versions run, and lose no request meanwhile."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+
+from . import store
+from .errors import ServerError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .config import Sizes
+    from .management import Management
+
+DEADLINE = 30.0  # seconds
+POLL = 0.02  # seconds
+
+
+def register(management: Management, archive: Path, model: str, version: str, sizes: Sizes) -> str:
+    """Register a version whose archive is whole, with READY workers; return its sha256.
+
+    Raises:
+        ArchiveError: the archive is missing, damaged or another's.
+        ServerError: TorchServe refuses it, or its workers can't start.
+    """
+    store.check(archive, model, version)
+    sha256 = store.sha256(archive)
+    management.register(archive.name, sizes)
+    if not any(worker.is_ready for worker in management.workers(model, version)):
+        raise ServerError(f"{model}:{version} is registered, but none of its workers is READY")
+    return sha256
+
+
+def retire(management: Management, model: str, version: str, deadline: float = DEADLINE) -> None:
+    """Take a version out of service once nobody waits for it any more.
+
+    Raises:
+        ServerError: it is the default, it is not registered, or requests still wait for it.
+    """
+    if management.default(model) == version:
+        raise ServerError(f"{model}:{version} is the default: make another the default first")
+    if not wait_until_idle(management, model, version, deadline):
+        raise ServerError(
+            f"requests for {model}:{version} were still waiting after {deadline:g} s: it stays"
+        )
+    management.unregister(model, version)
+
+
+def wait_until_idle(management: Management, model: str, version: str, deadline: float) -> bool:
+    """Wait until every request that has come for a version is answered; False if it takes longer.
+
+    TorchServe tells how many wait in the queue, but not how many are with a worker. So each
+    worker is asked something: what it answers comes after all that waited before, and after what
+    it had taken. Twice, for a request may be on its way into the queue at the first time.
+    """
+    end = time.monotonic() + deadline
+    return all(_all_have_answered(management, model, version, end) for _ in range(2))
+
+
+def _all_have_answered(management: Management, model: str, version: str, end: float) -> bool:
+    to_answer = {w.pid for w in management.workers(model, version) if w.is_ready}
+    while to_answer:
+        left = end - time.monotonic()
+        if left <= 0:
+            return False
+        try:
+            answered = management.ask_worker(model, version, timeout=left)
+            if answered not in to_answer:
+                time.sleep(POLL)  # the others are busy: leave them the processor
+            to_answer.discard(answered)
+        except httpx.TimeoutException:
+            return False
+        except ServerError:  # the queue is full, or a worker died: it answers nothing any more
+            time.sleep(POLL)
+            to_answer &= {w.pid for w in management.workers(model, version) if w.is_ready}
+    return True

@@ -8,44 +8,103 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 import yaml
 
 from . import store
-from .errors import ArchiveError
+from .errors import ArchiveError, InputError
+from .prediction import Prediction, to_bytes
 
 if TYPE_CHECKING:
     from types import ModuleType
+    from typing import TypeVar
 
-    import numpy as np
     from numpy.typing import NDArray
 
+    from .prediction import Picture
 
-class Classifier(Protocol):
-    """What an archive's `model.load` gives."""
+    P = TypeVar("P", bound=Picture)
 
-    labels: tuple[str, ...]
+
+STORE = Path("model_store")
+BATCH = 64
+"""Pictures of a list that are classified at once."""
+
+
+class Classifier:
+    """What an archive holds, ready to classify: its own code, its own weights.
+
+    Args:
+        package: the archive's package `model`.
+        core: what its `load` gave.
+        version: of the model.
+    """
+
+    def __init__(self, package: Any, core: Any, version: str) -> None:
+        self._package, self._core = package, core
+        self.version = version
+        self.labels: tuple[str, ...] = core.labels
+
+    @overload
+    def predict(self, pictures: Picture) -> Prediction: ...
+    @overload
+    def predict(self, pictures: list[P] | tuple[P, ...]) -> list[Prediction]: ...
+    def predict(self, pictures: Picture | list[P] | tuple[P, ...]) -> Prediction | list[Prediction]:
+        """Classify a picture, or each of a list, as the server does that runs this archive.
+
+        Args:
+            pictures: paths, bytes of image files, PIL images, or uint8 H×W×3 RGB arrays.
+
+        Raises:
+            InputError: a picture is none, or can't be read.
+        """
+        if not isinstance(pictures, list | tuple):
+            return self.predict([pictures])[0]
+        found: list[Prediction] = []
+        for at in range(0, len(pictures), BATCH):
+            pixels = np.stack([self._decode(picture) for picture in pictures[at : at + BATCH]])
+            rows = self.probabilities(pixels)
+            found += [Prediction(self.top(row), self.version) for row in rows]
+        return found
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 N×32×32×3 RGB pixels to float32 N×classes probabilities in [0, 1]."""
+        rows: NDArray[np.float32] = self._core.probabilities(pixels)
+        return rows
 
     def top(self, probabilities: NDArray[np.float32], count: int = 5) -> dict[str, float]:
         """Return the likeliest labels of one row of probabilities, likeliest first."""
+        labels: dict[str, float] = self._core.top(probabilities, count)
+        return labels
+
+    def _decode(self, picture: Picture) -> NDArray[np.uint8]:
+        try:
+            pixels: NDArray[np.uint8] = self._package.decode(to_bytes(picture))
+        except self._package.ImageError as error:
+            raise InputError(str(error)) from None
+        return pixels
 
 
 def load(archive: str | Path, engine: str | None = None) -> Classifier:
-    """Load the classifier that a .mar file holds.
+    """Load the classifier that a .mar file holds: what serves it need not run.
 
     Several can be loaded in one process: each archive's code is imported under a name of its own.
 
     Args:
-        archive: the file.
+        archive: the file; or `model:version` in the folder model_store, such as cifar10:latest.
         engine: what runs the net; what the archive's model-config.yaml picks if None.
+
+    Example:
+        >>> load("cifar10:latest").predict("samples/cat.jpg").label
+        'cat'
 
     Raises:
         ArchiveError: the file is missing, is no archive, or what it holds can't be loaded.
     """
+    if isinstance(archive, str) and ":" in archive and not Path(archive).exists():
+        archive = store.find(STORE, archive)
     archive = Path(archive)
     with tempfile.TemporaryDirectory(prefix="classifier-") as folder:
         store.read(archive)  # finds damage, and says so
@@ -67,9 +126,17 @@ def load_folder(folder: Path, name: str, engine: str | None = None) -> Classifie
     """
     package = _import(folder / "model", name)
     try:
-        return cast("Classifier", package.load(folder, engine or _engine(folder)))
+        core = package.load(folder, engine or _engine(folder))
     except (package.WeightsError, package.LabelsError, package.EngineError) as error:
         raise ArchiveError(f"{name}: {str(error).replace(f'{folder}/', '')}") from None
+    return Classifier(package, core, _version(folder))
+
+
+def _version(folder: Path) -> str:
+    """Return which version the archive's manifest says it is."""
+    path = folder / store.MANIFEST
+    says = store.manifest({store.MANIFEST: path.read_bytes()}) if path.is_file() else {}
+    return str(says.get("modelVersion", ""))
 
 
 def _engine(folder: Path) -> str:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .prediction import Picture
 
     Token = str | Callable[[], str] | None
+    OnRetry = Callable[[str], None] | None
     P = TypeVar("P", bound=Picture)
 
 DEADLINE = 60.0  # seconds
@@ -63,9 +64,18 @@ class _PassingError(Exception):
 class _Asker:
     """What both clients know: where to ask, how, and what an answer means."""
 
-    def __init__(self, url: str, model: str, token: Token, deadline: float, timeout: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        token: Token,
+        deadline: float,
+        timeout: float,
+        on_retry: OnRetry,
+    ) -> None:
         self.url, self.model = url.rstrip("/"), model
         self.deadline, self.timeout = deadline, timeout
+        self._on_retry = on_retry
         self._token = token
         self._bearer: str | None = None
         self.connection: dict[str, Any] = {
@@ -97,8 +107,14 @@ class _Asker:
             "retry": tenacity.retry_if_exception_type(_PassingError),
             "wait": tenacity.wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
             "stop": lambda state: time.monotonic() + state.upcoming_sleep >= end,
+            "before_sleep": self._tell,
             "reraise": True,
         }
+
+    def _tell(self, state: tenacity.RetryCallState) -> None:
+        """Tell who wants to know that something is asked again, and why."""
+        if self._on_retry is not None and state.outcome is not None:
+            self._on_retry(str(state.outcome.exception()))
 
     def left(self, end: float) -> float:
         """Return the seconds that one attempt may take."""
@@ -136,6 +152,7 @@ class Client:
             such as `classifier.tokens.from_file("key_file.json")`.
         deadline: seconds within which a picture must be answered, all attempts together.
         timeout: seconds that one attempt may take.
+        on_retry: is told, in words, of each failure after which a picture is asked again.
 
     Example:
         >>> with Client("http://127.0.0.1:8080") as client:
@@ -150,8 +167,9 @@ class Client:
         token: Token = None,
         deadline: float = DEADLINE,
         timeout: float = TIMEOUT,
+        on_retry: OnRetry = None,
     ) -> None:
-        self._asker = _Asker(url, model, token, deadline, timeout)
+        self._asker = _Asker(url, model, token, deadline, timeout, on_retry)
         self._http = httpx.Client(**self._asker.connection)
 
     @overload
@@ -235,8 +253,9 @@ class AsyncClient:
         token: Token = None,
         deadline: float = DEADLINE,
         timeout: float = TIMEOUT,
+        on_retry: OnRetry = None,
     ) -> None:
-        self._asker = _Asker(url, model, token, deadline, timeout)
+        self._asker = _Asker(url, model, token, deadline, timeout, on_retry)
         self._http = httpx.AsyncClient(**self._asker.connection)
 
     @overload

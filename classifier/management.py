@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .releases import Release
 
 TIMEOUT = 10.0  # seconds
-LOAD_TIMEOUT = 180.0  # seconds until new workers are READY
+ARCHIVE_TIMEOUT = 60.0  # seconds until an archive is unpacked
 
 
 @dataclass(frozen=True)
@@ -79,30 +79,38 @@ class Management:
         listed = self.describe(model, version)["workers"]
         return [Worker(worker["pid"], worker["status"] == "READY") for worker in listed]
 
-    def ask_worker(self, model: str, version: str, timeout: float = TIMEOUT) -> int:
+    def pending(self, model: str, version: str) -> int:
+        """Return how many requests wait for a version, without those that a worker has taken."""
+        return int(self.describe(model, version)["jobQueueStatus"]["pendingRequests"])
+
+    def ask_worker(self, model: str, version: str, timeout: float = TIMEOUT) -> int | None:
         """Let the next free worker of a version answer; return its process.
 
-        The question waits in the version's queue, behind the requests that came before.
+        The question waits in the version's queue, behind the requests that came before. None
+        where the version's handler does not tell: one that is not ours.
         """
         path = f"/models/{model}/{version}?customized=true"
-        described = self._call("GET", path, timeout)[0]["customizedMetadata"]
-        return int(described["worker"])
+        described = self._call("GET", path, timeout)[0].get("customizedMetadata")
+        return described.get("worker") if isinstance(described, dict) else None
 
     def register(self, archive: str, sizes: Sizes) -> None:
-        """Register an archive of the model store, and wait until its workers are READY."""
+        """Register an archive of the model store, without workers: `scale` starts them.
+
+        Asked to start workers at once, TorchServe waits for them in one of the threads that answer
+        requests: for seconds every connection of that thread gets no answer.
+        """
         settings: dict[str, str | int] = {
             "url": archive,
             "batch_size": sizes.batch,
             "max_batch_delay": sizes.delay,
-            "initial_workers": sizes.workers,
-            "synchronous": "true",
+            "initial_workers": 0,
         }
-        self._call("POST", f"/models?{httpx.QueryParams(settings)}", LOAD_TIMEOUT)
+        self._call("POST", f"/models?{httpx.QueryParams(settings)}", ARCHIVE_TIMEOUT)
 
     def scale(self, model: str, version: str, workers: int) -> None:
-        """Start or stop workers of a version, and wait until that is done."""
+        """Start or stop workers of a version; it does not wait for them either."""
         path = f"/models/{model}/{version}?min_worker={workers}&max_worker={workers}"
-        self._call("PUT", f"{path}&synchronous=true", LOAD_TIMEOUT)
+        self._call("PUT", path)
 
     def set_default(self, model: str, version: str) -> None:
         """Let a version answer when none is asked for."""

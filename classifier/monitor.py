@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .management import Management
 
 PERIOD = 2.0  # seconds between looks at the workers
+POLL = 0.1  # seconds
 LAST_TRY = 1.3
 """TorchServe tries for the last time at up to 1.25 times `maxRetryTimeoutInSec`: its pauses grow,
 and one that began in time may end after it."""
@@ -95,6 +96,8 @@ def _replace(
         management.scale(model, version, listed + wanted - ready)
     else:
         management.scale(model, version, 0)
+        while management.workers(model, version):
+            time.sleep(POLL)
         management.scale(model, version, wanted)
 
 

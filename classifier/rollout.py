@@ -7,31 +7,48 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from . import store
+from . import log, store
 from .errors import ServerError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .config import Sizes
     from .management import Management
+    from .server import Server
 
 DEADLINE = 30.0  # seconds
 POLL = 0.02  # seconds
+LOAD_DEADLINE = 180.0  # seconds until new workers must be READY
+LOAD_POLL = 0.2  # seconds
+BATCH = 1.0
+"""Seconds that a batch is given where the handler can't be asked: ours takes some 10 ms."""
 
 
-def register(management: Management, archive: Path, model: str, version: str, sizes: Sizes) -> str:
-    """Register a version whose archive is whole, with READY workers; return its sha256.
+def register(server: Server, model: str, version: str, sizes: Sizes) -> str:
+    """Register a version of the model store, and wait until its workers are READY.
+
+    Returns:
+        The archive's sha256.
 
     Raises:
         ArchiveError: the archive is missing, damaged or another's.
-        ServerError: TorchServe refuses it, or its workers can't start.
+        ServerError: TorchServe refuses it, or its workers can't start; it is not registered then.
     """
+    place, management = server.place, server.management
+    archive = store.find(place.model_store, f"{model}:{version}")
     store.check(archive, model, version)
     sha256 = store.sha256(archive)
+    logged = len(log.read(place.logs))
     management.register(archive.name, sizes)
-    if not any(worker.is_ready for worker in management.workers(model, version)):
-        raise ServerError(f"{model}:{version} is registered, but none of its workers is READY")
+    management.scale(model, version, sizes.workers)
+    end = time.monotonic() + LOAD_DEADLINE
+    while sum(worker.is_ready for worker in management.workers(model, version)) < sizes.workers:
+        failure = log.worker_failure(log.read(place.logs)[logged:])
+        if failure is None and time.monotonic() > end:
+            failure = f"they are not READY after {LOAD_DEADLINE:g} s"
+        if failure is not None:
+            management.unregister(model, version)
+            raise ServerError(f"{model}:{version}: its workers can't start: {failure}")
+        time.sleep(LOAD_POLL)
     return sha256
 
 
@@ -69,6 +86,8 @@ def _all_have_answered(management: Management, model: str, version: str, end: fl
             return False
         try:
             answered = management.ask_worker(model, version, timeout=left)
+            if answered is None:
+                return _queue_is_empty(management, model, version, end)
             if answered not in to_answer:
                 time.sleep(POLL)  # the others are busy: leave them the processor
             to_answer.discard(answered)
@@ -77,4 +96,14 @@ def _all_have_answered(management: Management, model: str, version: str, end: fl
         except ServerError:  # the queue is full, or a worker died: it answers nothing any more
             time.sleep(POLL)
             to_answer &= {w.pid for w in management.workers(model, version) if w.is_ready}
+    return True
+
+
+def _queue_is_empty(management: Management, model: str, version: str, end: float) -> bool:
+    """Wait until nothing is in a version's queue, and for what its workers may have taken."""
+    while management.pending(model, version):
+        if time.monotonic() > end:
+            return False
+        time.sleep(POLL)
+    time.sleep(BATCH)
     return True

@@ -225,6 +225,14 @@ def test_what_is_no_picture_is_told(
         client.predict(picture)
 
 
+def test_a_picture_that_is_too_large_spoils_no_other(shared_deployment: Deployment) -> None:
+    with Client(shared_deployment.inference) as client:
+        for _ in range(5):
+            with pytest.raises(PredictionError):
+                client.predict(bytes(17 * 2**20))
+            assert client.predict(SAMPLE, "1.1").label == "cat"
+
+
 def test_a_version_that_is_not_served_is_told(shared_deployment: Deployment) -> None:
     with Client(shared_deployment.inference) as client:
         with pytest.raises(InputError, match=r"answers 404: .*9\.9"):

@@ -39,8 +39,7 @@ def test_version_change(served: Deployment, long: bool, seed: int, figures: dict
         for _ in range(rounds):
             for old, new in (("1.0", "2.0"), ("2.0", "1.0")):
                 if new not in server.management.versions("cifar10"):
-                    name = store / f"cifar10-{new}.mar"
-                    rollout.register(server.management, name, "cifar10", new, sizes)
+                    rollout.register(server, "cifar10", new, sizes)
                 change = time.monotonic()
                 server.management.set_default("cifar10", new)
                 reigns.append((since, time.monotonic(), old))

@@ -1,0 +1,118 @@
+"""One bad request to four good ones."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import psutil
+
+from classifier import InputError, load
+
+from .bad_input import FRONT_END, bad, good, too_large
+from .load import likeliest
+
+if TYPE_CHECKING:
+    from classifier import Classifier
+
+    from ..deployment import Deployment
+    from .bad_input import Request
+
+CLIENTS = 16
+CHUNK = 500
+"""Requests between two looks at the workers' memory."""
+WARM = 0.4
+"""The part of a run in which memory may still grow: of allocators, caches and threads."""
+
+
+class Judge:
+    """Knows what must come back, from the archive itself, without a server."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._lock = threading.Lock()
+
+    def fault(self, request: Request, answer: httpx.Response) -> str | None:
+        """Return what is wrong with an answer, or None."""
+        said = f"{request.kind}: {answer.status_code} {answer.text[:300]}"
+        if "Traceback" in answer.text:
+            return f"a traceback: {said}"
+        if answer.status_code == FRONT_END.get(request.kind):
+            return None
+        if answer.status_code == httpx.codes.OK:
+            expected = self._labels(request.image)
+            right = bool(expected) and next(iter(answer.json())) in expected
+            return None if right else f"{expected} expected: {said}"
+        if not answer.is_client_error:
+            return f"no 4xx: {said}"
+        if self._labels(request.image) and answer.status_code != httpx.codes.NOT_FOUND:
+            return f"a label expected: {said}"
+        body = answer.json()
+        told = body["code"] == answer.status_code and body["type"] and body["message"]
+        return None if told else f"no cause: {said}"
+
+    def _labels(self, image: bytes | None) -> set[str]:
+        """Return the labels that an image may get; none where it must be refused."""
+        if image is None:
+            return set()
+        try:
+            with self._lock:
+                return likeliest(self._classifier.predict(image).probabilities)
+        except InputError:
+            return set()
+
+
+def memory(workers: list[int]) -> float:
+    """Return what the workers hold by themselves, in MB."""
+    return sum(psutil.Process(pid).memory_full_info().uss for pid in workers) / 2**20
+
+
+def test_bad_input(served: Deployment, long: bool, seed: int, figures: dict[str, Any]) -> None:
+    total = 50_000 if long else 5_000
+    draw = random.Random(seed)
+    judge = Judge(load(served.place.model_store / "cifar10-1.0.mar"))
+    management = served.server.management
+    workers = sorted(worker.pid for worker in management.workers("cifar10", "1.0"))
+    statuses: Counter[int] = Counter()
+    kinds: Counter[str] = Counter()
+    faults: list[str] = []
+    held = []
+    with (
+        httpx.Client(base_url=served.inference, timeout=60, trust_env=False) as http,
+        ThreadPoolExecutor(CLIENTS) as pool,
+    ):
+
+        def ask(request: Request) -> tuple[Request, httpx.Response]:
+            return request, http.post(request.path, content=request.body, headers=request.headers)
+
+        for _ in range(0, total, CHUNK):
+            requests = [bad(draw) if i % 5 == 4 else good(draw) for i in range(CHUNK - 1)]
+            for request, answer in pool.map(ask, [*requests, too_large(draw)]):
+                statuses[answer.status_code] += 1
+                kinds[request.kind] += 1
+                if (fault := judge.fault(request, answer)) is not None:
+                    faults.append(fault)
+            held.append(memory(workers))
+    after = held[int(WARM * len(held)) :]
+    slope = float(np.polyfit(np.arange(len(after)) * CHUNK / 1000, after, 1)[0])
+    figures |= {
+        "seed": seed,
+        "requests": total,
+        "of these bad": total - kinds["good"],
+        "by status": ", ".join(f"{status}: {n:,}" for status, n in sorted(statuses.items())),
+        "answers that are wrong": len(faults),
+        "workers that died": len(
+            set(workers) - {w.pid for w in management.workers("cifar10", "1.0")}
+        ),
+        "memory of both workers at the end": f"{held[-1]:.0f} MB",
+        "its slope after the warm-up": f"{slope:+.2f} MB in 1,000 requests",
+    }
+    assert not faults, f"{len(faults)}: {faults[:5]}"
+    assert sorted(w.pid for w in management.workers("cifar10", "1.0")) == workers, "a worker died"
+    assert set(kinds) >= set(FRONT_END), "each kind has come"
+    assert after[-1] <= 1.1 * after[0], f"memory grows: {held}"

@@ -81,7 +81,7 @@ class Reviver:
         window = management.describe(model, version)["maxRetryTimeoutInSec"]
         if now - since > LAST_TRY * window:
             log.warning("%s:%s: TorchServe has given up; new workers start", model, version)
-            del self._short_since[key]
+            self._short_since[key] = now
             _replace(management, model, version, len(workers), ready, wanted)
 
 

@@ -9,12 +9,13 @@ import io
 import threading
 import time
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING
 
 import httpx
 from PIL import Image
 
-from .errors import ClassifierError
+from .errors import ClassifierError, ServerError
 from .warmup import HEADERS
 
 if TYPE_CHECKING:
@@ -51,30 +52,38 @@ class Readiness:
     def _look(self) -> list[str]:
         if self._server.process() is None:
             return ["TorchServe does not run"]
-        found = []
         try:
-            for release in self._server.releases:
-                default = self._server.management.default(release.model)
-                if default != release.default:
-                    found.append(f"{release.model}'s default is {default}, not {release.default}")
-                for version in release.versions:
-                    found += self._look_at(release, version)
+            looks = [partial(self._look_at_default, r) for r in self._server.releases]
+            looks += [
+                partial(self._look_at_version, release.model, version)
+                for release in self._server.releases
+                for version in release.versions
+            ]
+            return [reason for look in looks if (reason := look()) is not None]
         except httpx.TransportError as error:
             return [f"TorchServe does not answer: {error or type(error).__name__}"]
         except ClassifierError as error:
             return [str(error)]
-        return found
 
-    def _look_at(self, release: Release, version: str) -> list[str]:
+    def _look_at_default(self, release: Release) -> str | None:
+        default = self._server.management.default(release.model)
+        if default == release.default:
+            return None
+        return f"{release.model}'s default is {default}, not {release.default}"
+
+    def _look_at_version(self, model: str, version: str) -> str | None:
         """Ask a version for a prediction, if it has a worker to give it."""
-        name, key = f"{release.model}:{version}", (release.model, version)
-        listed = self._server.management.workers(release.model, version)
+        name, key = f"{model}:{version}", (model, version)
+        try:
+            listed = self._server.management.workers(model, version)
+        except ServerError as error:
+            return str(error)
         ready = {worker.pid for worker in listed if worker.is_ready}
         self._answered[key] = self._answered.get(key, set()) & ready
         if not ready:
-            return [f"{name} has no READY worker"]
+            return f"{name} has no READY worker"
         answer = self._http.put(
-            f"/predictions/{release.model}/{version}",
+            f"/predictions/{model}/{version}",
             content=self._image,
             headers=HEADERS | self._server.authorization(),
         )
@@ -82,8 +91,8 @@ class Readiness:
             self._answered[key] = ready
         # A full queue is a lot of work, and no failure, of workers that have answered before.
         elif answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or not self._answered[key]:
-            return [f"{name} answers {answer.status_code}: {' '.join(answer.text.split())[:200]}"]
-        return []
+            return f"{name} answers {answer.status_code}: {' '.join(answer.text.split())[:200]}"
+        return None
 
 
 def _image() -> bytes:

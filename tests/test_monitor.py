@@ -1,0 +1,150 @@
+"""The monitor: when it says that a server is ready, and what it does about dead workers."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from classifier import monitor
+from classifier.errors import ServerError
+from classifier.process import find
+from classifier.readiness import Readiness
+
+from .images import SAMPLE
+from .test_lifecycle import classifier, edit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .deployment import Deployment
+
+
+def ask(deployment: Deployment, path: str = "/ready") -> tuple[int, dict[str, Any]]:
+    """Ask the monitor's endpoint."""
+    answer = httpx.get(deployment.port("readiness_address") + path, timeout=60)
+    return answer.status_code, answer.json()
+
+
+def wait_for(what: Callable[[], bool], deadline: float = 120) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + deadline
+    while not what():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.05)
+
+
+def ready_workers(deployment: Deployment) -> list[int]:
+    workers = deployment.server.management.workers("cifar10", "1.0")
+    return [worker.pid for worker in workers if worker.is_ready]
+
+
+def monitor_log(deployment: Deployment) -> str:
+    return (deployment.place.logs / monitor.LOG).read_text()
+
+
+def test_ready_follows_what_is_served(deployment: Deployment) -> None:
+    deployment.start()
+    assert ask(deployment) == (200, {"ready": True, "reasons": []})
+    assert ask(deployment, "/live")[0] == 200
+    said = classifier(*deployment.options, "ready")
+    assert (said.returncode, said.stdout) == (0, "ready\n")
+
+    (pid,) = ready_workers(deployment)
+    psutil.Process(pid).kill()
+    wait_for(lambda: ask(deployment)[0] == 503)
+    assert ask(deployment, "/live")[0] == 200
+    wait_for(lambda: ask(deployment)[0] == 200)
+    assert ready_workers(deployment) != [pid]
+
+    process = deployment.server.process()
+    assert process is not None
+    process.kill()
+    wait_for(lambda: ask(deployment, "/live")[0] == 503)
+    wait_for(lambda: ask(deployment)[1]["reasons"] == ["TorchServe does not run"])
+    said = classifier(*deployment.options, "ready")
+    assert (said.returncode, said.stdout) == (1, "not ready: TorchServe does not run\n")
+
+
+def test_a_worker_that_is_ready_but_answers_nothing_is_noticed(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("classifier.readiness.TIMEOUT", 1.0)
+    deployment.start()
+    (pid,) = ready_workers(deployment)
+    psutil.Process(pid).suspend()
+    try:
+        assert httpx.get(f"{deployment.inference}/ping").json() == {"status": "Healthy"}
+        reasons = Readiness(deployment.server).reasons()
+        assert reasons == ["TorchServe does not answer: timed out"]
+    finally:
+        psutil.Process(pid).resume()
+    assert not Readiness(deployment.server).reasons()
+
+
+def test_a_changed_release_is_not_ready(deployment: Deployment) -> None:
+    deployment.start()
+    deployment.release("2.0", ["2.0"])
+    default, missing = Readiness(deployment.server).reasons()
+    assert default == "cifar10's default is 1.0, not 2.0"
+    assert "answers 404: Model version: 2.0 does not exist" in missing
+    wait_for(lambda: ask(deployment)[1]["reasons"] == [default, missing])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_that_torchserve_has_given_up_are_revived(
+    deployment: Deployment, tmp_path: Path, workers: int
+) -> None:
+    """Workers can't start while a file is there; TorchServe stops trying after 3 s."""
+    broken = tmp_path / "broken"
+
+    def impatient(name: str, data: bytes) -> bytes:
+        if name == "model-config.yaml":
+            settings = yaml.safe_load(data) | {"maxRetryTimeoutInSec": 3}
+            return yaml.safe_dump(settings).encode()
+        if name == "handler/answer.py":
+            return data + f"\nimport os\nassert not os.path.exists({str(broken)!r})\n".encode()
+        return data
+
+    edit(deployment.place.model_store / "cifar10-1.0.mar", impatient)
+    deployment.release("1.0", ["1.0"], workers=workers)
+    deployment.start()
+    broken.touch()
+    psutil.Process(ready_workers(deployment)[0]).kill()
+    wait_for(lambda: "TorchServe has given up" in monitor_log(deployment))
+    assert f"has {workers - 1} of {workers} workers READY" in monitor_log(deployment)
+    if workers == 2:
+        assert deployment.predict(SAMPLE.read_bytes()).ok, "the other goes on"
+    broken.unlink()
+    wait_for(lambda: len(ready_workers(deployment)) >= workers)
+    assert deployment.predict(SAMPLE.read_bytes()).ok
+    wait_for(lambda: "READY workers again" in monitor_log(deployment))
+
+
+def test_the_monitor_ends_with_the_server(deployment: Deployment) -> None:
+    deployment.start()
+    state = deployment.place.state.read_text()
+    assert find(yaml.safe_load(state)["monitor"]) is not None
+    deployment.stop()
+    assert find(yaml.safe_load(state)["monitor"]) is None
+
+
+def test_a_monitor_that_cannot_start_is_told(deployment: Deployment) -> None:
+    deployment.start()
+    with pytest.raises(ServerError, match=r"monitor can't start: .*Address already in use"):
+        monitor.start(deployment.place)
+
+
+def test_the_monitor_outlives_who_started_it(deployment: Deployment) -> None:
+    started = classifier(*deployment.options, "serve")
+    assert started.returncode == 0, started.stderr
+    assert ask(deployment)[0] == 200
+    process = find(yaml.safe_load(deployment.place.state.read_text())["monitor"])
+    assert process is not None
+    assert os.getsid(process.pid) == process.pid

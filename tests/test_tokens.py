@@ -1,0 +1,95 @@
+"""A server that wants tokens: `classifier serve` with the production configuration."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+
+from classifier import Client, TokenError, config, rollout, tokens
+from classifier.errors import ServerError
+from classifier.tokens import Kind
+
+from .deployment import PORTS, with_ports
+from .images import SAMPLE
+from .test_lifecycle import classifier
+from .test_monitor import ask
+
+if TYPE_CHECKING:
+    from .deployment import Deployment
+
+
+@pytest.fixture
+def production(deployment: Deployment) -> Deployment:
+    """A server of deploy/config.properties whose tokens are good for 3 seconds."""
+    ports = {key: deployment.port(key) for key in PORTS}
+    text = Path("deploy/config.properties").read_text() + "token_expiration_min=0.05\n"
+    deployment.place.config.write_text(with_ports(text, ports))
+    return deployment
+
+
+def test_tokens_are_wanted_given_and_renewed(
+    production: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "LEAST_LEFT", 0.5)
+    production.start()
+    assert ask(production) == (200, {"ready": True, "reasons": []})
+    with Client(production.inference) as client, pytest.raises(TokenError, match="Token") as caught:
+        client.predict(SAMPLE)
+    assert caught.value.status == 400
+
+    server = production.server
+    with server.client("cifar10") as client:
+        first = server.token(Kind.INFERENCE)
+        assert first is not None
+        before = first()
+        assert client.predict(SAMPLE).label == "cat"
+        end = time.monotonic() + 60
+        while production.predict(
+            SAMPLE.read_bytes(), headers={"Authorization": f"Bearer {before}"}
+        ).ok:
+            assert time.monotonic() < end, "a token of 3 seconds"
+            time.sleep(0.1)
+        assert client.predict(SAMPLE).label == "cat", "with a new token"
+    server.check()
+
+
+def test_the_command_prints_a_token_that_curl_can_use(production: Deployment) -> None:
+    production.start()
+    for kind, url in (
+        ("inference", f"{production.inference}/ping"),
+        ("management", f"{production.management}/models"),
+    ):
+        token = classifier(*production.options, "token", kind).stdout.strip()
+        bearer = {"Authorization": f"Bearer {token}"}
+        assert requests.get(url, headers=bearer, timeout=60).ok
+        assert requests.get(url, timeout=60).status_code == 400
+
+
+def test_no_version_is_registered_in_production(production: Deployment) -> None:
+    production.start()
+    server = production.server
+    sizes = config.sizes(server.releases[0], production.place.model_config)
+    with pytest.raises(ServerError, match="answers 405"):
+        rollout.register(server, "cifar10", "1.0", sizes)
+
+
+def test_a_server_without_tokens_says_so(deployment: Deployment) -> None:
+    said = classifier(*deployment.options, "token")
+    assert said.returncode == 1
+    assert "wants no tokens" in said.stderr
+
+
+def test_a_key_file_that_is_no_good_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "PATIENCE", 0.1)
+    path = tmp_path / "key_file.json"
+    for text in (None, "", '{"API": {}}'):
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(ServerError, match=r"key_file\.json gives no token"):
+            tokens.source(path, Kind.INFERENCE)()

@@ -9,13 +9,13 @@ READY := .venv/.ready
 TRAIN_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 
 # What a target takes on the command line. The environment may use the same names for other things.
-ARGUMENTS := NAME VERSION WEIGHTS STORE EPOCHS DATA OUT ARCHIVE ENGINE SERVER DETAILS P99 LATENCY QUICK
+ARGUMENTS := NAME VERSION WEIGHTS STORE EPOCHS DATA OUT ARCHIVE ENGINE SERVER DETAILS P99 LATENCY QUICK SEED LONG
 $(foreach a,$(ARGUMENTS),$(if $(filter environment,$(origin $(a))),$(eval $(a):=)))
 # $(call option,--name,VARIABLE): the option with the variable's value, quoted; nothing if empty.
 option = $(if $($(2)),$(1) '$(subst ','\'',$($(2)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop status archive train evaluate experiments tune bench test lint clean
+.PHONY: help serve stop status archive train evaluate experiments tune bench test chaos lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -48,7 +48,10 @@ bench: $(READY) ## measure this server and others, and write docs/benchmarks.md:
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
 
 test: $(READY) ## run the tests, against a real TorchServe
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --ignore=tests/chaos
+
+chaos: $(READY) ## provoke bad input, dead workers, version changes and restarts: make chaos [SEED=n] [LONG=1] (30 minutes; writes docs/resilience.md)
+	@$(BIN)/python -m pytest tests/chaos $(call option,--seed,SEED) $(if $(LONG),--long)
 
 lint: $(READY) ## check style and types
 	@$(BIN)/ruff check .

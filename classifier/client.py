@@ -6,8 +6,6 @@
     507  a worker is out of memory                      yes
     500  a worker died, or took too long                yes
     502, 504  from a proxy before the server            yes
-    400  "Invalid HTTP message."                        yes: what came before in the connection
-                                                        was too large, and not read to its end
     400  the token is missing, wrong or expired         once, where the token comes from a function
                                                         that has another one by now
     any other 4xx: the request is at fault              no
@@ -52,9 +50,6 @@ PASSING = {502, 503, 504, 507}
 """Statuses that may be gone when the same is asked again."""
 WORKER_FAILED = ("Worker died", "Responses from worker", "did not respond", "timed out")
 """What TorchServe says with status 500 where a worker, and not the request, was at fault."""
-OUT_OF_STEP = (400, "Invalid HTTP message.")
-"""What TorchServe says to a request in a connection whose last request it has not read to its end:
-one that was too large."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -133,7 +128,7 @@ class _Asker:
         said = f"{self.url} answers {status}: {message}"
         if kind == "InvalidKeyException" or status in (401, 403):
             raise TokenError(said, status)
-        if status in PASSING or (status, message) == OUT_OF_STEP:
+        if status in PASSING:
             raise _PassingError(said, status)
         if status == 500 and any(words in message for words in WORKER_FAILED):
             raise _PassingError(said, status)

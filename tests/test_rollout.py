@@ -32,6 +32,7 @@ REQUESTS = 60
 def second(deployment: Deployment) -> Path:
     """cifar10 2.0, in the store of a running server."""
     path = archive.build("cifar10", "2.0", Path(archive.WEIGHTS), deployment.place.model_store)
+    deployment.release("1.0", ["1.0"], workers=2)
     deployment.start()
     return path
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from classifier import Prediction
 
-    from ..deployment import Deployment
-
 CLIENTS = 16
 IMAGES = 200
 CLOSE = 0.01
@@ -63,12 +61,12 @@ class Load:
 
 
 @contextmanager
-def load_on(server: Deployment, seed: int, clients: int = CLIENTS) -> Iterator[Load]:
+def load_on(url: str, seed: int, clients: int = CLIENTS) -> Iterator[Load]:
     """Keep a server busy meanwhile."""
     load = Load(list(crops(IMAGES, seed)))
     done = threading.Event()
     order = itertools.count()
-    client = Client(server.inference, on_retry=load.failures.append)
+    client = Client(url, on_retry=load.failures.append)
 
     def ask() -> None:
         while not done.is_set():
@@ -109,7 +107,7 @@ def likeliest(probabilities: dict[str, float]) -> set[str]:
 
 def assert_all_right(load: Load, archive: Path) -> None:
     """Fail unless every request was answered, and every answer is what the archive says."""
-    assert not load.lost
+    assert not load.lost, load.lost[:3]
     expected = right_labels(archive, load.images)
     wrong = [a for a in load.answers if a.prediction.label not in expected[a.image]]
     assert not wrong, wrong[:3]

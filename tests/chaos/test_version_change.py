@@ -34,7 +34,7 @@ def test_version_change(served: Deployment, long: bool, seed: int, figures: dict
     sizes = config.sizes(server.releases[0], served.place.model_config)
     reigns: list[Reign] = []
     since, now = 0.0, "1.0"
-    with load_on(served, seed) as load:
+    with load_on(served.inference, seed) as load:
         load.wait_for(100)
         for _ in range(rounds):
             for old, new in (("1.0", "2.0"), ("2.0", "1.0")):

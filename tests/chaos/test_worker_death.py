@@ -32,7 +32,7 @@ def wait_until_both_are_ready(server: Deployment) -> set[int]:
 def test_worker_death(served: Deployment, long: bool, seed: int, figures: dict[str, Any]) -> None:
     kills, least = (20, 10_000) if long else (4, 1_500)
     between, seconds = [], 0.0
-    with load_on(served, seed) as load:
+    with load_on(served.inference, seed) as load:
         load.wait_for(100)
         for kill in range(kills):
             victim = sorted(wait_until_both_are_ready(served))[kill % 2]

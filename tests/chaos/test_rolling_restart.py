@@ -1,0 +1,107 @@
+"""Two servers behind nginx are restarted, one after the other, under load."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import subprocess
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ..conftest import do_without
+from ..deployment import Deployment, free_ports
+from ..test_monitor import wait_for
+from .load import assert_all_right, load_on
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+GRACE = 2.0  # seconds
+
+
+@pytest.fixture
+def servers(store: Path, tmp_path: Path) -> Iterator[list[Deployment]]:
+    """Two servers of the released model."""
+    made = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        made.append(Deployment(tmp_path / name))
+        made[-1].add(store / "cifar10-1.0.mar")
+    try:
+        for server in made:
+            server.start()
+        yield made
+    finally:
+        for server in made:
+            server.stop()
+
+
+@contextmanager
+def behind_nginx(servers: list[Deployment], folder: Path) -> Iterator[tuple[str, Path]]:
+    """Run deploy/nginx before servers; yield its address and its list of those that are ready."""
+    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if nginx is None:
+        do_without("nginx is not installed")
+    shutil.copytree("deploy/nginx", folder)
+    (folder / "tmp").mkdir()
+    (port,) = free_ports(1)
+    path = folder / "nginx.conf"
+    path.write_text(path.read_text().replace("127.0.0.1:8090", f"127.0.0.1:{port}"))
+    pairs = [
+        f"{server.inference.removeprefix('http://')}={server.server.readiness}"
+        for server in servers
+    ]
+    command = ["sh", "upstreams.sh", *pairs]
+    subprocess.run(command, cwd=folder, env={**os.environ, "ONCE": "1"}, check=True)
+    running = [
+        nginx,
+        "-p",
+        str(folder),
+        "-c",
+        "nginx.conf",
+        "-g",
+        f"daemon off; user {getpass.getuser()};",
+    ]
+    with subprocess.Popen(running) as proxy, subprocess.Popen(command, cwd=folder) as watcher:
+        try:
+            wait_for((folder / "nginx.pid").exists)
+            yield f"http://127.0.0.1:{port}", folder / "upstreams.conf"
+        finally:
+            watcher.terminate()
+            proxy.terminate()
+
+
+def is_in(where: str, upstreams: Path) -> bool:
+    return where in upstreams.read_text()
+
+
+def test_rolling_restart(
+    servers: list[Deployment], tmp_path: Path, long: bool, seed: int, figures: dict[str, Any]
+) -> None:
+    rounds = 3 if long else 1
+    with (
+        behind_nginx(servers, tmp_path / "nginx") as (address, upstreams),
+        load_on(address, seed, clients=4) as load,
+    ):
+        load.wait_for(100)
+        for server in rounds * servers:
+            where = server.inference.removeprefix("http://")
+            server.server.stop(GRACE)
+            assert where not in upstreams.read_text(), "it was out before it ended"
+            load.wait_for(50)
+            server.start()
+            wait_for(partial(is_in, where, upstreams))
+            load.wait_for(50)
+    figures |= {
+        "restarts": 2 * rounds,
+        "requests answered": len(load.answers),
+        "requests lost": len(load.lost),
+        "failed, and asked again by the client": len(load.failures),
+    }
+    assert_all_right(load, servers[0].place.model_store / "cifar10-1.0.mar")
+    assert not load.failures, load.failures[:3]

@@ -1,0 +1,139 @@
+"""A quarter of an hour at half load: memory and logs stay as they are."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+
+from ..images import encode, sample
+from .load import load_on
+from .open_loop import Asker
+
+if TYPE_CHECKING:
+    import psutil
+
+    from ..deployment import Deployment
+
+MINUTES = 15
+WARM = 3 * 60.0
+"""Seconds in which memory may still grow: of Java's heap, its compiler, allocators and caches."""
+PERIOD = 5.0  # seconds between two looks
+PLOT = Path("docs/resilience/soak.png")
+ENOUGH = 5_000
+"""Requests after which a log's growth is told."""
+
+
+def pictures(seed: int) -> list[bytes]:
+    """Return photos of many sizes, from 32 to 2,000 pixels, as JPEG and PNG."""
+    draw = random.Random(seed)
+    sizes = [round(32 * 62 ** draw.random()) for _ in range(40)]
+    kinds = ["JPEG", "JPEG", "JPEG", "PNG"]
+    return [encode(sample().resize((s, max(16, 2 * s // 3))), draw.choice(kinds)) for s in sizes]
+
+
+def held(server: Deployment) -> dict[str, float]:
+    """Return what each part of a server holds: PSS, in MB."""
+    java = server.server.process()
+    assert java is not None
+    workers = java.children(recursive=True)
+
+    def pss(processes: list[psutil.Process]) -> float:
+        return sum(process.memory_full_info().pss for process in processes) / 2**20
+
+    return {"Java": pss([java]), "workers": pss(workers)}
+
+
+def logged(server: Deployment) -> int:
+    """Return the bytes of all logs."""
+    return sum(path.stat().st_size for path in server.place.logs.rglob("*") if path.is_file())
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("only_long")
+def test_soak(served: Deployment, seed: int, figures: dict[str, Any]) -> None:
+    seconds, memory = [], []
+
+    async def watch() -> None:
+        begin = time.monotonic()
+        while True:
+            memory.append(await asyncio.to_thread(held, served))
+            seconds.append(time.monotonic() - begin)
+            await asyncio.sleep(PERIOD)
+
+    async def run() -> tuple[float, list[int]]:
+        asker = Asker(f"{served.inference}/predictions/cifar10", pictures(seed))
+        peak = await asker.closed(32, 15)
+        watcher = asyncio.create_task(watch())
+        found = await asker.open(peak / 2, MINUTES * 60)
+        watcher.cancel()
+        await asker.close()
+        return peak, [outcome.status for outcome in found]
+
+    before = logged(served)
+    peak, statuses = asyncio.run(run())
+    growth = logged(served) - before
+    figures |= {
+        "seed": seed,
+        "asked": f"{peak / 2:.0f}/s, half the closed-loop peak, for {MINUTES} minutes",
+        "requests answered": statuses.count(200),
+        "all other answers": len(statuses) - statuses.count(200),
+    }
+    after = np.array(seconds) > WARM
+    for part in memory[0]:
+        values = np.array([m[part] for m in memory])
+        slope, error = trend(np.array(seconds)[after] / 60, values[after])
+        figures[f"{part}: memory (PSS) at the end"] = f"{values[-1]:.0f} MB"
+        figures[f"{part}: slope after {WARM / 60:.0f} minutes"] = (
+            f"{slope:+.2f} ± {error:.2f} MB a minute"
+        )
+        assert slope * (MINUTES - WARM / 60) < 0.03 * values[-1], f"{part} grows: {values}"
+    figures["logged for 10,000 requests"] = f"{growth / len(statuses) * 10:.1f} kB"
+    plot(np.array(seconds) / 60, memory)
+    assert set(statuses) == {200}
+
+
+def trend(minutes: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """Return the slope of a line through values, and its standard error."""
+    (slope, _), covariance = np.polyfit(minutes, values, 1, cov=True)
+    return float(slope), float(np.sqrt(covariance[0, 0]))
+
+
+def plot(minutes: np.ndarray, memory: list[dict[str, float]]) -> None:
+    """Draw what each part held over time."""
+    mpl.use("Agg")
+    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    for part in memory[0]:
+        axes.plot(minutes, [m[part] for m in memory], label=part)
+    axes.axvline(WARM / 60, color="gray", linestyle=":", label="slopes are taken from here")
+    axes.set(xlabel="minutes at half load", ylabel="memory (PSS), MB", ylim=(0, None))
+    axes.legend()
+    PLOT.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(PLOT, dpi=100)
+    plt.close(figure)
+
+
+@pytest.mark.usefixtures("only_long")
+@pytest.mark.parametrize("configuration", ["ours", "TorchServe's own"])
+def test_logs(
+    deployment: Deployment, configuration: str, seed: int, figures: dict[str, Any]
+) -> None:
+    if configuration != "ours":
+        text = deployment.place.config.read_text()
+        ours = " -Dlog4j.configurationFile=deploy/log4j2.xml"
+        assert ours in text
+        deployment.place.config.write_text(text.replace(ours, ""))
+    deployment.start()
+    with load_on(deployment.inference, seed) as load:
+        load.wait_for(500)
+        before, begin = logged(deployment), len(load.answers)
+        load.wait_for(ENOUGH)
+        growth = (logged(deployment) - before) / (len(load.answers) - begin)
+    figures["logged for 10,000 requests"] = f"{growth * 10:,.1f} kB"

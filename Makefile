@@ -51,7 +51,7 @@ test: $(READY) ## run the tests, against a real TorchServe
 	@$(BIN)/python -m pytest --ignore=tests/chaos
 
 chaos: $(READY) ## provoke bad input, dead workers, version changes and restarts: make chaos [SEED=n] [LONG=1] (30 minutes; writes docs/resilience.md)
-	@$(BIN)/python -m pytest tests/chaos $(call option,--seed,SEED) $(if $(LONG),--long)
+	@$(BIN)/python -m pytest tests/chaos $(call option,--seed,SEED) $(if $(LONG),--long --timeout=2400)
 
 lint: $(READY) ## check style and types
 	@$(BIN)/ruff check .

@@ -43,7 +43,6 @@ def test_overload(served: Deployment, figures: dict[str, Any]) -> None:
         found = await asker.open(2 * peak, SECONDS)
         drained = time.monotonic() - begin - SECONDS
         after = await asker.closed(CLIENTS, 10)
-        await asker.close()
         return peak, found, drained, after
 
     peak, found, drained, after = asyncio.run(run())

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from . import config
+from . import config, promotion
 from .errors import ClassifierError, ServerError
 from .readiness import Readiness
 from .server import Place, Server
@@ -178,6 +178,8 @@ def _watch(server: Server) -> None:
         if server.process() is None or server.is_draining:
             continue
         try:
+            if done := promotion.recover(server):
+                log.warning(done)
             reviver.look()
         except (httpx.TransportError, ClassifierError) as error:
             log.warning("TorchServe: %s", error or type(error).__name__)

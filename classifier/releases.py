@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import tomlkit
 
 from .errors import ArchiveError, ReleasesError
 from .store import check_version
@@ -52,6 +56,24 @@ def read(path: Path) -> list[Release]:
     if not tables:
         raise ReleasesError(f"{path} names no model: write a table such as [cifar10]")
     return [_release(path, model, table) for model, table in tables.items()]
+
+
+def write(path: Path, model: str, default: str, versions: list[str]) -> None:
+    """Say which versions of a model are served, and its default; all else, comments too, stays."""
+    document = tomlkit.parse(path.read_text())
+    document[model].update({"default": default, "versions": versions})
+    replace(path, tomlkit.dumps(document))
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file at one stroke: whoever reads it, now or after a crash, finds old or new."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as partial:
+        partial.write(text)
+        partial.flush()
+        os.fsync(partial.fileno())
+    if path.exists():
+        os.chmod(partial.name, path.stat().st_mode & 0o777)
+    os.replace(partial.name, path)
 
 
 def _release(path: Path, model: str, table: Any) -> Release:

@@ -34,11 +34,9 @@ def register(server: Server, model: str, version: str, sizes: Sizes) -> str:
         ServerError: TorchServe refuses it, or its workers can't start; it is not registered then.
     """
     place, management = server.place, server.management
-    archive = store.find(place.model_store, f"{model}:{version}")
-    store.check(archive, model, version)
-    sha256 = store.sha256(archive)
+    sha256 = server.archive_sha256(model, version)
     logged = len(log.read(place.logs))
-    management.register(archive.name, sizes)
+    management.register(store.file_name(model, version), sizes)
     management.scale(model, version, sizes.workers)
     end = time.monotonic() + LOAD_DEADLINE
     while sum(worker.is_ready for worker in management.workers(model, version)) < sizes.workers:

@@ -66,6 +66,16 @@ class Place:
         return self.run / "server.json"
 
     @property
+    def history(self) -> Path:
+        """The history of releases, beside releases.toml."""
+        return self.releases.with_suffix(".history.jsonl")
+
+    @property
+    def journal(self) -> Path:
+        """The file that is there while a default is being changed."""
+        return self.run / "promotion.json"
+
+    @property
     def draining(self) -> Path:
         """The file that is there while the server is about to stop."""
         return self.run / "draining"
@@ -114,6 +124,16 @@ class Server:
             return None
         url = config.address(self.properties, "management")
         return tokens.source(self.place.run / tokens.KEY_FILE, kind, url)
+
+    def archive_sha256(self, model: str, version: str) -> str:
+        """Return the sha256 of an archive, once it is found to be whole.
+
+        Raises:
+            ArchiveError: it is missing, damaged or another's.
+        """
+        path = store.find(self.place.model_store, f"{model}:{version}")
+        store.check(path, model, version)
+        return store.sha256(path)
 
     def authorization(self) -> dict[str, str]:
         """Return the headers that the inference API wants."""
@@ -223,13 +243,11 @@ class Server:
 
     def _archives(self) -> dict[str, str]:
         """Check the released archives; return the sha256 of each, by file name."""
-        found = {}
-        for release in self.releases:
-            for version in release.versions:
-                path = store.find(self.place.model_store, f"{release.model}:{version}")
-                store.check(path, release.model, version)
-                found[path.name] = store.sha256(path)
-        return found
+        return {
+            store.file_name(release.model, version): self.archive_sha256(release.model, version)
+            for release in self.releases
+            for version in release.versions
+        }
 
     def _check_ports(self) -> None:
         """Fail where a port is taken: TorchServe itself would say so only in its log."""

@@ -23,6 +23,7 @@ README = Path("README.md").read_text()
 PUBLISHED = {
     "http://127.0.0.1:8080": "inference_address",
     "http://127.0.0.1:8081": "management_address",
+    "http://127.0.0.1:8083": "readiness_address",
     "127.0.0.1:7070": "grpc_inference_port",
 }
 

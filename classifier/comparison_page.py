@@ -1,0 +1,91 @@
+"""A comparison as one HTML file, with the pictures in it: nothing else is needed to look at it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from .comparison import table
+from .errors import InputError
+from .pictures import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .comparison import Comparison, Difference
+    from .prediction import Prediction
+
+MOST = 200
+"""Pictures that are shown at most."""
+EDGE = 128
+"""Pixels of the longer side of a picture that is shown."""
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse } th, td { padding: .2rem .8rem; text-align: right }
+th { border-bottom: 1px solid #888 } td:first-child, th:first-child { text-align: left }
+figure { display: inline-block; margin: .5rem; width: 11rem; vertical-align: top }
+img { width: 8rem; image-rendering: pixelated }
+figcaption { font-size: .85rem; overflow-wrap: anywhere }
+.right { font-weight: bold }
+"""
+
+
+def page(found: Comparison) -> str:
+    """Return the HTML of a report."""
+    head, *rows = table(found)
+    figures = "".join(map(_figure, found.differences[:MOST]))
+    left = len(found.differences) - MOST
+    more = f"<p>{left:,} more are not shown.</p>" if left > 0 else ""
+    title = f"{found.old.name} and {found.new.name}"
+    return (
+        '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1>"
+        f"<p>{found.pictures:,} pictures; on {found.agreement:.2%} of them both agree.</p>"
+        f"{_table(head, rows)}<h2>Where they differ</h2>{_changes(found)}{figures}{more}</html>\n"
+    )
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    def line(cells: tuple[str, ...], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
+
+
+def _changes(found: Comparison) -> str:
+    if not found.changes:
+        return "<p>Nowhere.</p>"
+    rows = [(old, new, f"{count:,}") for (old, new), count in found.changes.items()]
+    return _table((found.old.name, found.new.name, "pictures"), rows)
+
+
+def _figure(difference: Difference) -> str:
+    def said(prediction: Prediction) -> str:
+        right = ' class="right"' if prediction.label == difference.label else ""
+        text = f"{prediction.version}: {prediction.label} {prediction.probability:.0%}"
+        return f"<span{right}>{escape(text)}</span><br>"
+
+    truth = f"<br>{escape(difference.label)} by its folder" if difference.label else ""
+    return (
+        f'<figure><img alt="" src="{_data(difference.image)}"><figcaption>'
+        f"{said(difference.old)}{said(difference.new)}"
+        f"{escape(difference.image)}{truth}</figcaption></figure>"
+    )
+
+
+def _data(name: str) -> str:
+    """Return a small picture as a data: address; an empty one where it can't be had."""
+    try:
+        with Image.open(io.BytesIO(Source(name).read())) as image:
+            small = image.convert("RGB")
+    except (InputError, OSError):
+        return ""
+    small.thumbnail((EDGE, EDGE))
+    file = io.BytesIO()
+    small.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,120 @@
+"""Find the pictures that somebody means: files, folders, patterns, addresses, standard input."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+"""Files that are taken out of a folder; others are taken only by name."""
+STDIN = "-"
+MOST_BYTES = 64 * 2**20
+"""What is downloaded of an address at most."""
+DOWNLOAD_TIMEOUT = 30.0  # seconds
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture that was named, not yet read.
+
+    Attributes:
+        name: a path, an address or `-`.
+        label: the folder it lies in, where pictures are sorted into a folder for each class.
+    """
+
+    name: str
+    label: str = ""
+
+    def read(self) -> bytes:
+        """Return the file's bytes.
+
+        Raises:
+            InputError: it can't be read.
+        """
+        if self.name == STDIN:
+            return sys.stdin.buffer.read()
+        if is_address(self.name):
+            return _download(self.name)
+        try:
+            return Path(self.name).read_bytes()
+        except OSError as error:
+            raise InputError(f"{self.name} can't be read: {error.strerror}") from None
+
+
+def find(names: Iterable[str]) -> list[Source]:
+    """Return the pictures that are named, in order; those of a folder sorted, and of its folders.
+
+    Args:
+        names: files, folders, patterns such as `photos/*.jpg`, http(s) addresses, or `-`.
+
+    Raises:
+        InputError: there is no such file, a folder holds no pictures, or nothing matches a pattern.
+    """
+    return [source for name in names for source in _find(name)]
+
+
+def labelled(folder: Path) -> list[Source]:
+    """Return the pictures of `folder/<class>/*`, with their classes.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is missing: pictures belong into {folder}/<class>/")
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    found = [Source(str(path), c.name) for c in classes for path in _pictures(c)]
+    if not found:
+        raise InputError(f"{folder} holds no pictures: they belong into {folder}/<class>/")
+    return found
+
+
+def is_address(name: str) -> bool:
+    """Tell whether a name is an http(s) address."""
+    return name.startswith(("http://", "https://"))
+
+
+def _find(name: str) -> Iterator[Source]:
+    path = Path(name)
+    if name == STDIN or is_address(name) or path.is_file():
+        yield Source(name)
+    elif path.is_dir():
+        inside = list(_pictures(path))
+        if not inside:
+            raise InputError(f"{name} holds no pictures ({', '.join(sorted(SUFFIXES))})")
+        yield from (Source(str(found)) for found in inside)
+    else:
+        matches = [m for m in sorted(glob.glob(name, recursive=True)) if Path(m).is_file()]
+        if not matches:
+            raise InputError(f"{name}: no such file, and nothing that it matches")
+        yield from map(Source, matches)
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    return (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+def _download(address: str) -> bytes:
+    try:
+        with httpx.stream(
+            "GET", address, follow_redirects=True, timeout=DOWNLOAD_TIMEOUT
+        ) as answer:
+            if answer.is_error:
+                raise InputError(f"{address} answers {answer.status_code}", answer.status_code)
+            data = bytearray()
+            for chunk in answer.iter_bytes():
+                data += chunk
+                if len(data) > MOST_BYTES:
+                    raise InputError(f"{address} is larger than {MOST_BYTES // 2**20} MiB")
+            return bytes(data)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise InputError(f"{address} can't be had: {error or type(error).__name__}") from None

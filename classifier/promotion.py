@@ -1,0 +1,265 @@
+"""Make another version the default: checked before, watched after, taken back where it fails.
+
+What a kill leaves at each step:
+
+    registered, warmed up, compared     the old default serves; the new version is merely there
+    journal written                     as before
+    default switched, probed            the monitor finds the journal of a process that is gone, and
+                                        switches back; a restart serves releases.toml, the old one
+    releases.toml replaced              the new default serves, now and after a restart
+    journal removed, history written    done
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from . import comparison, config, history, pictures, process, releases, rollout
+from .client import Client
+from .errors import ClassifierError, ServerError
+from .tokens import Kind
+from .warmup import warm_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .comparison import Comparison
+    from .pictures import Source
+    from .releases import Release
+    from .server import Server
+
+CHECKS = Path("samples")
+"""Pictures that each version is asked where no data is given."""
+PROBES = 200
+TOLERANCE = 0.005
+"""By how much a new version may be right less often."""
+WARM_UP = 3.0  # seconds
+
+
+@dataclass
+class Promotion:
+    """A change of the default.
+
+    Args:
+        server: a running one.
+        model: whose default changes.
+        version: that becomes it.
+        sources: pictures that both versions are asked; with labels, accuracy decides.
+        tolerance: by how much the new one may be right less often, in [0, 1].
+        probes: requests without a version after the switch; each must be answered by the new one.
+        tell: is told each step.
+        action: `promote` or `rollback`, for the history.
+    """
+
+    server: Server
+    model: str
+    version: str
+    sources: list[Source] = field(default_factory=list)
+    tolerance: float = TOLERANCE
+    probes: int = PROBES
+    tell: Callable[[str], None] = print
+    action: str = "promote"
+
+    def run(self) -> history.Entry:
+        """Promote; return what the history says of it.
+
+        Raises:
+            ArchiveError: the archive is missing, damaged or another's.
+            ServerError: the version can't be served, is worse, or fails after the switch. The old
+                default serves then, as before.
+        """
+        with self._alone():
+            release = self._release()
+            if release.default == self.version:
+                raise ServerError(f"{self.model}:{self.version} is the default already")
+            is_new, sha256 = self._bring_up(release)
+            try:
+                found = self._compare(release)
+                self._switch(release, is_new)
+            except BaseException:
+                if is_new:
+                    self._take_down()
+                raise
+            entry = history.Entry(
+                self.action,
+                self.model,
+                release.default,
+                self.version,
+                figures={"sha256": sha256, "probes": self.probes, **_figures(found)},
+            )
+            history.append(self.server.place.history, entry)
+            return entry
+
+    def _release(self) -> Release:
+        for release in self.server.releases:
+            if release.model == self.model:
+                return release
+        raise ServerError(f"{self.server.place.releases} has no table [{self.model}]")
+
+    def _bring_up(self, release: Release) -> tuple[bool, str]:
+        """Let the version have READY workers; tell whether it is new, and its archive's sha256."""
+        management = self.server.management
+        sizes = config.sizes(release, self.server.place.model_config)
+        is_new = self.version not in management.versions(self.model)
+        if is_new:
+            self.tell(f"register {self.model}:{self.version}, and start {sizes.workers} workers")
+            sha256 = rollout.register(self.server, self.model, self.version, sizes)
+        else:
+            sha256 = self.server.archive_sha256(self.model, self.version)
+        self.tell("warm up")
+        url = f"{self.server.inference}/predictions/{self.model}/{self.version}"
+        warm_up(url, WARM_UP, self.server.authorization())
+        return is_new, sha256
+
+    def _compare(self, release: Release) -> Comparison:
+        """Ask both versions the same pictures.
+
+        Raises:
+            ServerError: the new one is worse, or fails where the old one does not.
+        """
+        self.tell(f"compare {release.default} and {self.version}: {len(self.sources)} pictures")
+        with self.server.client(self.model) as client:
+            found = comparison.compare(
+                (release.default, self.version),
+                (
+                    lambda image: client.predict(image, release.default),
+                    lambda image: client.predict(image, self.version),
+                ),
+                self.sources,
+            )
+        if found.new.failed > found.old.failed:
+            raise ServerError(
+                f"{self.version} fails on {found.new.failed} pictures, "
+                f"{release.default} on {found.old.failed}: not promoted"
+            )
+        if found.loss is not None and found.loss > self.tolerance:
+            raise ServerError(
+                f"{self.version} is right about {found.new.accuracy:.2%}, {release.default} about "
+                f"{found.old.accuracy:.2%}; {self.tolerance:.2%} less is tolerated: not promoted"
+            )
+        return found
+
+    def _switch(self, release: Release, is_new: bool) -> None:
+        """Switch the default, probe it, and write releases.toml; or switch back."""
+        management = self.server.management
+        journal = Journal(self.server.place.journal)
+        journal.write(self.model, release.default, self.version if is_new else None)
+        try:
+            self.tell(f"switch the default from {release.default} to {self.version}")
+            management.set_default(self.model, self.version)
+            self._probe()
+            versions = [*release.versions]
+            versions += [self.version] if self.version not in versions else []
+            releases.write(self.server.place.releases, self.model, self.version, versions)
+        except BaseException:
+            self.tell(f"switch back to {release.default}")
+            management.set_default(self.model, release.default)
+            journal.remove()
+            raise
+        journal.remove()
+
+    def _probe(self) -> None:
+        """Ask without a version, and count what goes wrong.
+
+        Raises:
+            ServerError: an answer is missing, or another version's.
+        """
+        self.tell(f"probe: {self.probes} requests")
+        failures: list[str] = []
+        images = [source.read() for source in self.sources[: self.probes]]
+        token = self.server.token(Kind.INFERENCE)
+        ask = partial(Client, on_retry=failures.append)  # what it asks again has failed, too
+        with ask(self.server.inference, self.model, token) as client:
+            for number in range(self.probes):
+                try:
+                    answer = client.predict(images[number % len(images)])
+                except ClassifierError as error:
+                    failures.append(str(error))
+                else:
+                    if answer.version != self.version:
+                        failures.append(f"{answer.version} answered")
+        if failures:
+            raise ServerError(
+                f"{self.version} failed {len(failures)} times in {self.probes} probes: {failures[0]}"
+            )
+
+    def _take_down(self) -> None:
+        """Take the version out of service that this promotion has brought."""
+        with contextlib.suppress(ClassifierError, httpx.TransportError):
+            rollout.retire(self.server.management, self.model, self.version)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep others from promoting meanwhile."""
+        with (self.server.place.run / "promotion.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ServerError("another promotion is under way") from None
+            yield
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The file that says which default to go back to, should its writer be killed."""
+
+    path: Path
+
+    def write(self, model: str, default: str, brought: str | None) -> None:
+        """Note the old default, and the version that was brought for the new one."""
+        said = {
+            "model": model,
+            "default": default,
+            "brought": brought,
+            "writer": process.identity(os.getpid()),
+        }
+        releases.replace(self.path, json.dumps(said))
+
+    def remove(self) -> None:
+        """Say that there is nothing to go back to."""
+        self.path.unlink(missing_ok=True)
+
+    def abandoned(self) -> dict[str, Any] | None:
+        """Return what it says, where its writer is gone."""
+        try:
+            said: dict[str, Any] = json.loads(self.path.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return said if process.find(said["writer"]) is None else None
+
+
+def recover(server: Server) -> str | None:
+    """Go back to the old default where a promotion was killed; return what was done, in words."""
+    journal = Journal(server.place.journal)
+    said = journal.abandoned()
+    if said is None:
+        return None
+    model, (released,) = said["model"], [r for r in server.releases if r.model == said["model"]]
+    if server.management.default(model) != released.default:
+        server.management.set_default(model, released.default)
+    brought = said["brought"]
+    if brought is not None and brought not in released.versions:
+        with contextlib.suppress(ClassifierError):
+            rollout.retire(server.management, model, brought)
+    journal.remove()
+    return f"a promotion of {model} was killed: {released.default} is the default again"
+
+
+def checks(data: Path | None) -> list[Source]:
+    """Return the pictures to compare with: labelled ones of a folder, or the samples."""
+    return pictures.labelled(data) if data is not None else pictures.find([str(CHECKS)])
+
+
+def _figures(found: Comparison) -> dict[str, Any]:
+    """Return what the history keeps of a comparison."""
+    told = found.to_json()
+    return {key: told[key] for key in ("pictures", "agreement", "old", "new")}

@@ -1,0 +1,87 @@
+"""Ways into a server that nobody should have; docs/security.md says how each is closed."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+import requests
+
+from classifier import config, store
+from classifier.tokens import Kind
+
+from .deployment import PORTS, with_ports
+
+if TYPE_CHECKING:
+    from .deployment import Deployment
+
+URLS = ("file://{store}/x.mar", "http://127.0.0.1:9/x.mar", "../x.mar", "x/../../x.mar")
+
+
+@pytest.fixture
+def folder(deployment: Deployment, tmp_path: Path) -> Path:
+    """An unpacked archive of a model called intruder, outside of the model store."""
+    folder = tmp_path / "intruder"
+    with zipfile.ZipFile(deployment.place.model_store / "cifar10-1.0.mar") as packed:
+        packed.extractall(folder)
+    manifest = folder / store.MANIFEST
+    manifest.write_text(manifest.read_text().replace('"cifar10"', '"intruder"'))
+    shutil.copy(deployment.place.model_store / "cifar10-1.0.mar", tmp_path / "x.mar")
+    return folder
+
+
+def register(deployment: Deployment, url: str, token: str = "") -> requests.Response:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    where = f"{deployment.management}/models"
+    return requests.post(where, params={"url": url}, headers=headers, timeout=60)
+
+
+def test_models_come_from_the_store_alone(deployment: Deployment, folder: Path) -> None:
+    deployment.start()
+    for url in URLS:
+        answer = register(deployment, url.format(store=folder.parent))
+        assert answer.status_code == 404, answer.text
+    assert deployment.server.management.models() == ["cifar10"]
+    # TorchServe looks at no setting here: that is why production takes no models at all.
+    assert register(deployment, str(folder)).status_code == 200
+    assert "intruder" in deployment.server.management.models()
+
+
+def test_production_takes_no_models_at_all(deployment: Deployment, folder: Path) -> None:
+    ports = {key: deployment.port(key) for key in PORTS}
+    text = Path("deploy/config.properties").read_text()
+    deployment.place.config.write_text(with_ports(text, ports))
+    deployment.start()
+    token = deployment.server.token(Kind.MANAGEMENT)
+    assert token is not None
+    for url in (*URLS, str(folder), "cifar10-1.0.mar"):
+        answer = register(deployment, url.format(store=folder.parent), token())
+        assert answer.status_code == 405, answer.text
+        assert register(deployment, url).status_code == 400, "without a token"
+    assert deployment.server.management.models() == ["cifar10"]
+    key_file = deployment.place.run / "key_file.json"
+    assert key_file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("path", ["config.properties", "deploy/config.properties"])
+def test_everything_listens_on_loopback(deployment: Deployment, path: str) -> None:
+    ports = {key: deployment.port(key) for key in PORTS}
+    deployment.place.config.write_text(with_ports(Path(path).read_text(), ports))
+    deployment.start()
+    process = deployment.server.process()
+    assert process is not None
+    family = [process, *process.children(recursive=True)]
+    listening = {
+        connection.laddr
+        for member in family
+        for connection in member.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert len(listening) == len(PORTS) - 1, "all but the monitor's"
+    assert all(ip in ("127.0.0.1", "::ffff:127.0.0.1") for ip, _ in listening), listening
+    readiness = config.address(deployment.server.properties, "readiness")
+    assert readiness.startswith("http://127.0.0.1:")

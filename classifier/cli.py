@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from pathlib import Path  # noqa: TC003, for typer reads it from the annotations
 from typing import Annotated
 
 import typer
 
-from . import archive as archives
-from .errors import ClassifierError, ServerError
-from .readiness import Readiness
-from .server import Place, Server
-from .store import file_name
-from .tokens import Kind
-
-RELEASED = (archives.MODEL, archives.VERSION)
-SAMPLE = Path("samples/cat.jpg")
+from .commands import predicting, releasing, serving
+from .errors import ClassifierError
+from .server import Place
 
 app = typer.Typer(
     name="classifier",
@@ -44,93 +38,22 @@ def project(
     context.obj = Place(run, store, releases, config)
 
 
-@app.command()
-def archive(
-    context: typer.Context,
-    model: Annotated[str, typer.Option(help="Name under which it is served.")] = archives.MODEL,
-    version: Annotated[str, typer.Option(help="Version, by PEP 440.")] = archives.VERSION,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="safetensors, or a state dict (.pth); if absent, the released ones, or "
-            "what `make train` made under another name."
-        ),
-    ] = None,
-) -> None:
-    """Build an archive: classifier archive --version 2.0 --weights net.pth"""
-    weights = weights or archives.default_weights(model)
-    typer.echo(archives.build(model, version, weights, context.obj.model_store))
-
-
-@app.command()
-def serve(context: typer.Context) -> None:
-    """Start TorchServe in the background and show a first prediction: classifier serve"""
-    server = Server(context.obj)
-    with server.lock():
-        if server.process() is not None:
-            server.check()
-            if _is_outdated(server):
-                raise ServerError(
-                    "the server runs older code or weights: `make stop` and `make serve`"
-                )
-            typer.echo("TorchServe is up already.")
-        else:
-            if _is_outdated(server):
-                built = archives.build(*RELEASED, Path(archives.WEIGHTS), server.place.model_store)
-                typer.echo(f"Built {built}")
-            typer.echo("Starting TorchServe …")
-            server.start()
-    _show(server)
-
-
-@app.command()
-def stop(
-    context: typer.Context,
-    grace: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Seconds in which it says that it is not ready, but still answers: what a "
-            "load balancer takes to notice.",
-        ),
-    ] = 0,
-) -> None:
-    """Stop what `classifier serve` started, its queue answered: classifier stop --grace 5"""
-    server = Server(context.obj)
-    with server.lock():
-        stopped = server.stop(grace)
-    typer.echo("TorchServe has stopped." if stopped else "TorchServe was not running.")
-
-
-@app.command()
-def status(context: typer.Context) -> None:
-    """Tell whether the server serves what is released; exit status 1 if not: classifier status"""
-    server = Server(context.obj)
-    if server.process() is None:
-        typer.echo("TorchServe is not running.")
-        raise typer.Exit(1)
-    server.check()
-    _show_served(server)
-
-
-@app.command()
-def ready(context: typer.Context) -> None:
-    """Tell whether each version answers; exit status 1 if not: classifier ready"""
-    reasons = Readiness(Server(context.obj)).reasons()
-    typer.echo("ready" if not reasons else f"not ready: {'; '.join(reasons)}")
-    raise typer.Exit(1 if reasons else 0)
-
-
-@app.command()
-def token(
-    context: typer.Context,
-    kind: Annotated[Kind, typer.Argument(help="Which API it is for.")] = Kind.INFERENCE,
-) -> None:
-    """Print the token that a server wants, a new one if need be: classifier token management"""
-    current = Server(context.obj).token(kind)
-    if current is None:
-        raise ServerError("this server wants no tokens (disable_token_authorization)")
-    typer.echo(current())
+for command in (
+    serving.archive,
+    serving.serve,
+    serving.stop,
+    serving.status,
+    serving.ready,
+    serving.logs,
+    serving.token,
+    predicting.predict,
+    predicting.compare,
+    releasing.models,
+    releasing.promote,
+    releasing.rollback,
+    releasing.history,
+):
+    app.command()(command)
 
 
 def main() -> None:
@@ -140,33 +63,3 @@ def main() -> None:
     except ClassifierError as error:
         print(f"classifier: {error}", file=sys.stderr)
         sys.exit(1)
-
-
-def _is_outdated(server: Server) -> bool:
-    """Tell whether the released weights are to be served, and their archive isn't up to date."""
-    model, version = RELEASED
-    served = any(r.model == model and version in r.versions for r in server.releases)
-    return served and archives.is_outdated(server.place.model_store / file_name(model, version))
-
-
-def _show_served(server: Server) -> None:
-    for release in server.releases:
-        versions = ", ".join(
-            f"{v} (default)" if v == release.default else v for v in release.versions
-        )
-        typer.echo(f"{release.model} {versions} at {server.inference}/predictions/{release.model}")
-
-
-def _show(server: Server) -> None:
-    """Show what is served, a first prediction, and what to try next."""
-    _show_served(server)
-    for release in server.releases:
-        with server.client(release.model) as client:
-            prediction = client.predict(SAMPLE)
-        typer.echo(f"\n{SAMPLE}, as {release.model} sees it:")
-        for label, probability in prediction.probabilities.items():
-            typer.echo(f"  {label:<10} {probability:6.1%}")
-    url = f"{server.inference}/predictions/{server.releases[0].model}"
-    typer.echo(f"\nTry next:\n  curl -T {SAMPLE} {url}")
-    typer.echo(f"  curl {server.management.url}/models/{server.releases[0].model}/all")
-    typer.echo("  make stop")

@@ -189,7 +189,8 @@ class Promotion:
                         failures.append(f"{answer.version} answered")
         if failures:
             raise ServerError(
-                f"{self.version} failed {len(failures)} times in {self.probes} probes: {failures[0]}"
+                f"{self.version} failed {len(failures)} times in {self.probes} probes: "
+                f"{failures[0]}"
             )
 
     def _take_down(self) -> None:

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from .deployment import Deployment
 
 
-def classifier(*arguments: str) -> subprocess.CompletedProcess[str]:
+def classifier(*arguments: str, stdin: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the installed command."""
     command = [str(Path(sys.executable).parent / "classifier"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+    with Path(stdin or os.devnull).open("rb") as file:
+        return subprocess.run(command, stdin=file, capture_output=True, text=True, timeout=240)
 
 
 def edit(archive: Path, change: Callable[[str, bytes], bytes]) -> None:

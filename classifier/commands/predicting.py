@@ -1,0 +1,158 @@
+"""Commands that classify: pictures, and two versions against each other."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from tqdm import tqdm
+
+from .. import bundle, comparison, pictures, releases, store
+from .. import predict as predictions
+from ..client import Client
+from ..comparison_page import page
+from ..errors import ServerError
+from ..server import Server
+from . import show_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..predict import Outcome, Predict
+
+REFERENCE = re.compile(r"[A-Za-z][\w-]*(:[\w.]+)?")
+"""A model, and perhaps a version: cifar10, cifar10:2.0, cifar10:latest."""
+
+
+class Form(StrEnum):
+    """How predictions are shown."""
+
+    TEXT = "text"
+    JSON = "json"
+    CSV = "csv"
+
+
+FORMS: dict[Form, Callable[[Outcome], str]] = {
+    Form.TEXT: predictions.as_text,
+    Form.JSON: predictions.as_json,
+    Form.CSV: predictions.as_csv,
+}
+
+Local = Annotated[
+    bool, typer.Option("--local", help="Straight from the archive: no server, no Java.")
+]
+Url = Annotated[str | None, typer.Option("--server", help="Inference address of another server.")]
+
+
+def predict(
+    context: typer.Context,
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL[:VERSION]] IMAGE…",
+            help="Files, folders, patterns, http(s) addresses; - is standard input.",
+        ),
+    ],
+    local: Local = False,
+    server: Url = None,
+    form: Annotated[Form, typer.Option("--format", help="One line for each picture.")] = Form.TEXT,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Classify pictures; exit status 1 if one has no answer: classifier predict photos/*.jpg"""
+    place = context.obj
+    reference, names = _split(images, _models(place))
+    sources = pictures.find(names)
+    form = Form.JSON if as_json else form
+    predictor = _predictor(context, reference, local, server)
+    begin, failed = time.monotonic(), []
+    if form is Form.CSV:
+        typer.echo(predictions.CSV_HEAD)
+    # The bar is for terminals; disable=None asks whether there is one.
+    bar = tqdm(total=len(sources), unit=" pictures", disable=None if len(sources) > 1 else True)
+    with bar:
+        for outcome in predictions.run(predictor, sources):
+            tqdm.write(FORMS[form](outcome), file=sys.stdout)
+            bar.update()
+            if outcome.prediction is None:
+                failed.append(outcome)
+    if len(sources) > 1:
+        rate = len(sources) / (time.monotonic() - begin)
+        typer.echo(f"{len(sources):,} pictures, {rate:,.0f}/s", err=True)
+    for outcome in failed:
+        typer.echo(f"classifier: {outcome.source.name}: {outcome.error}", err=True)
+    raise typer.Exit(1 if failed else 0)
+
+
+def compare(
+    context: typer.Context,
+    old: Annotated[str, typer.Argument(help="A version, such as 1.0 or cifar10:1.0.")],
+    new: Annotated[str, typer.Argument(help="Another one.")],
+    data: Annotated[
+        Path, typer.Option(help="Pictures: a folder, or one with a folder for each class.")
+    ],
+    local: Local = False,
+    html: Annotated[Path | None, typer.Option(help="Write a report with the pictures.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Ask two versions the same pictures: classifier compare 1.0 2.0 --data pets/val"""
+    place = context.obj
+    models = _models(place)
+    references = [name if ":" in name else f"{models[0]}:{name}" for name in (old, new)]
+    has_classes = data.is_dir() and any(path.is_dir() for path in data.iterdir())
+    sources = pictures.labelled(data) if has_classes else pictures.find([str(data)])
+    one, other = (_predictor(context, reference, local, None) for reference in references)
+    found = comparison.compare((references[0], references[1]), (one, other), sources)
+    if html is not None:
+        html.write_text(page(found))
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+        return
+    head, *rows = comparison.table(found)
+    show_table(head, rows)
+    typer.echo(f"{found.pictures:,} pictures; on {found.agreement:.2%} of them both agree")
+    for difference in found.differences[:20]:
+        changed = f"{difference.old.label} → {difference.new.label}"
+        typer.echo(f"  {changed:<20} {difference.image}")
+    if len(found.differences) > 20:
+        typer.echo(f"  and {len(found.differences) - 20:,} more: --html FILE shows them")
+
+
+def _models(place: object) -> list[str]:
+    """Return the models that releases.toml names."""
+    return [release.model for release in releases.read(place.releases)]  # type: ignore[attr-defined]
+
+
+def _split(arguments: list[str], models: list[str]) -> tuple[str, list[str]]:
+    """Return which model is asked for, and the pictures: the first argument may be either."""
+    first, *rest = arguments
+    is_model = REFERENCE.fullmatch(first) and first.partition(":")[0] in models
+    if is_model and not Path(first).exists():
+        if not rest:
+            raise typer.BadParameter("name a picture, too", param_hint="IMAGE…")
+        return first, rest
+    return models[0], arguments
+
+
+def _predictor(context: typer.Context, reference: str, local: bool, url: str | None) -> Predict:
+    """Return what classifies by `model[:version]`."""
+    model, _, version = reference.partition(":")
+    place = context.obj
+    if local:
+        return bundle.load(store.find(place.model_store, reference)).predict
+    if version == store.LATEST:
+        version = store.versions(place.model_store, model)[-1]
+    if url is not None:
+        client = Client(url, model)
+    else:
+        server = Server(place)
+        if server.process() is None:
+            raise ServerError("TorchServe is not running: `make serve`, or --local without it")
+        client = server.client(model)
+    context.call_on_close(client.close)
+    return lambda image: client.predict(image, version or None)

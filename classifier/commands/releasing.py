@@ -1,0 +1,102 @@
+"""Commands that release: what there is, what becomes the default, and what has been."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import history as histories
+from .. import listing, promotion
+from ..errors import ReleasesError, ServerError
+from ..server import Server
+from . import show_table
+
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+Model = Annotated[str, typer.Option(help="Whose default changes; the first of releases.toml.")]
+Data = Annotated[
+    Path | None, typer.Option(help="Pictures in a folder for each class: accuracy decides.")
+]
+
+
+def models(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show what the store holds and what the server serves: classifier models"""
+    rows = listing.rows(Server(context.obj))
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    head = ("model", "version", "default", "ready", "accuracy", "size", "sha256", "released")
+    show_table(head, map(listing.cells, rows))
+
+
+def promote(
+    context: typer.Context,
+    version: Annotated[str, typer.Argument(help="The version that becomes the default.")],
+    model: Model = "",
+    data: Data = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1, help="By how much it may be right less often.")
+    ] = promotion.TOLERANCE,
+    probes: Annotated[
+        int, typer.Option(min=1, help="Requests after the switch; each must be right.")
+    ] = promotion.PROBES,
+) -> None:
+    """Check a version, make it the default, watch, keep it: classifier promote 2.0 --data val"""
+    server = _running(context)
+    sources = promotion.checks(data)
+    entry = promotion.Promotion(
+        server, model or server.releases[0].model, version, sources, tolerance, probes, typer.echo
+    ).run()
+    typer.echo(f"{entry.model}:{entry.after} is the default; `classifier rollback` goes back")
+
+
+def rollback(context: typer.Context, model: Model = "") -> None:
+    """Make the version before the default again: classifier rollback"""
+    server = _running(context)
+    model = model or server.releases[0].model
+    release = next((r for r in server.releases if r.model == model), None)
+    if release is None:
+        raise ReleasesError(f"{context.obj.releases} has no table [{model}]")
+    entries = histories.read(context.obj.history)
+    before = histories.before_last(entries, model, release.default)
+    if before is None:
+        raise ServerError(f"{context.obj.history} knows no default of {model} before this one")
+    entry = promotion.Promotion(
+        server,
+        model,
+        before,
+        promotion.checks(None),
+        tolerance=1.0,
+        tell=typer.echo,
+        action="rollback",
+    ).run()
+    typer.echo(f"{entry.model}:{entry.after} is the default again")
+
+
+def history(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show who released what, when: classifier history"""
+    entries = histories.read(context.obj.history)
+    if as_json:
+        typer.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
+        return
+    head = ("when", "who", "what", "model", "from", "to", "right, before and after", "agreement")
+    show_table(head, map(_cells, entries))
+
+
+def _cells(entry: histories.Entry) -> tuple[str, ...]:
+    sides = [entry.figures.get(side, {}).get("accuracy") for side in ("old", "new")]
+    right = "–" if None in sides else ", ".join(f"{value:.2%}" for value in sides)
+    agreement = entry.figures.get("agreement")
+    agreed = "–" if agreement is None else f"{agreement:.2%}"
+    told = (entry.when, entry.who, entry.action, entry.model, entry.before, entry.after)
+    return (*told, right, agreed)
+
+
+def _running(context: typer.Context) -> Server:
+    server = Server(context.obj)
+    if server.process() is None:
+        raise ServerError("TorchServe is not running: `make serve` starts it")
+    return server

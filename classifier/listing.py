@@ -1,0 +1,120 @@
+"""What the model store holds and what the server serves, side by side."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import httpx
+
+from . import history, store
+from .errors import ClassifierError
+
+if TYPE_CHECKING:
+    from .server import Server
+
+LOCK = "weights.lock"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One version of a model.
+
+    Attributes:
+        model, version: its name.
+        is_default: whether it answers where no version is asked for; None where nothing runs.
+        ready: its READY workers; None where it is not served.
+        accuracy: on the held-out images of its training, in [0, 1], where its lock tells.
+        size: of the archive, in bytes; None where the store has none.
+        sha256: of the archive, in hex.
+        released: when it last became the default, by the history.
+    """
+
+    model: str
+    version: str
+    is_default: bool | None
+    ready: int | None
+    accuracy: float | None
+    size: int | None
+    sha256: str | None
+    released: str | None
+
+
+def rows(server: Server) -> list[Row]:
+    """Return all versions that are in the store or served, of each model of either."""
+    place = server.place
+    archives = {(r.model, v) for r in server.releases for v in r.versions}
+    for path in place.model_store.glob("*.mar"):
+        says = _manifest(server, path.name)
+        if says is not None:
+            archives.add(says)
+    ready, defaults = _served(server)
+    when = {(entry.model, entry.after): entry.when for entry in history.read(place.history)}
+    found = []
+    for model, version in sorted(archives | ready.keys()):
+        path = place.model_store / store.file_name(model, version)
+        there = path.is_file()
+        found.append(
+            Row(
+                model=model,
+                version=version,
+                is_default=defaults.get(model) == version if defaults else None,
+                ready=ready.get((model, version)),
+                accuracy=_accuracy(server, model, version) if there else None,
+                size=path.stat().st_size if there else None,
+                sha256=store.sha256(path) if there else None,
+                released=when.get((model, version)),
+            )
+        )
+    return found
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Return a row as text."""
+    return (
+        row.model,
+        row.version,
+        "yes" if row.is_default else "",
+        "–" if row.ready is None else str(row.ready),
+        "–" if row.accuracy is None else f"{row.accuracy:.2%}",
+        "no archive" if row.size is None else f"{row.size / 1e6:.1f} MB",
+        (row.sha256 or "–")[:12],
+        row.released or "–",
+    )
+
+
+def _served(server: Server) -> tuple[dict[tuple[str, str], int], dict[str, str]]:
+    """Return the READY workers of each served version, and each model's default."""
+    if server.process() is None:
+        return {}, {}
+    try:
+        names = server.management.models()
+        ready = {
+            (model, version): count
+            for model in names
+            for version, count in server.management.versions(model).items()
+        }
+        return ready, {model: server.management.default(model) for model in names}
+    except (httpx.TransportError, ClassifierError):
+        return {}, {}
+
+
+def _manifest(server: Server, name: str) -> tuple[str, str] | None:
+    """Return which model and version an archive of the store is, where it is whole."""
+    try:
+        says = store.manifest(store.read(server.place.model_store / name))
+    except ClassifierError:
+        return None
+    found = (str(says.get("modelName")), str(says.get("modelVersion")))
+    return found if store.file_name(*found) == name else None
+
+
+def _accuracy(server: Server, model: str, version: str) -> float | None:
+    """Return what the archive's lock says of its weights."""
+    try:
+        files = store.read(server.place.model_store / store.file_name(model, version))
+        measured = json.loads(files[LOCK])["accuracy"]
+        return float(next(iter(measured.values())))
+    except (ClassifierError, KeyError, ValueError, TypeError, StopIteration, AttributeError):
+        return None

@@ -1,0 +1,213 @@
+"""The commands that classify and compare: what they take, what they print, how they end."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import http.server
+import io
+import json
+import shutil
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from classifier import archive, pictures
+from classifier.errors import InputError
+
+from .images import SAMPLE, crops
+from .test_lifecycle import classifier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .deployment import Deployment
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of 40 crops, of which one is damaged, and a note."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for number, data in enumerate(crops(40)):
+        (folder / ("more" if number % 2 else ".") / f"{number:02}.png").write_bytes(data)
+    damaged = folder / "39.jpg"
+    damaged.write_bytes(b"\xff\xd8\xff\xe0 no more")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trucks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that take everything for a truck."""
+    state = load_file(archive.WEIGHTS)
+    state["fc2.bias"][9] += 100
+    path = tmp_path_factory.mktemp("weights") / "trucks.pth"
+    torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_predict_goes_on_after_failures_and_lists_them(
+    shared_deployment: Deployment, photos: Path, local: bool
+) -> None:
+    options = ["--local"] if local else []
+    said = classifier(*shared_deployment.options, "predict", *options, "--json", str(photos))
+    assert said.returncode == 1
+    lines = [json.loads(line) for line in said.stdout.splitlines()]
+    assert [line["image"] for line in lines] == [s.name for s in pictures.find([str(photos)])]
+    failed = [line for line in lines if "error" in line]
+    assert [line["image"] for line in failed] == [str(photos / "39.jpg")]
+    for line in lines:
+        if line not in failed:
+            assert line["version"] == "1.0"
+            assert line["probability"] == max(line["probabilities"].values())
+    assert f"classifier: {photos / '39.jpg'}: " in said.stderr
+    assert "41 pictures, " in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_predict_by_version_and_its_forms(shared_deployment: Deployment) -> None:
+    ask = functools.partial(classifier, *shared_deployment.options, "predict")
+    text = ask("cifar10:1.1", str(SAMPLE))
+    assert (text.returncode, text.stderr) == (0, "")
+    label, probability, name = text.stdout.split()
+    assert (label, name) == ("cat", str(SAMPLE))
+    assert probability.endswith("%")
+    (row,) = csv.DictReader(io.StringIO(ask("cifar10:latest", "--format=csv", str(SAMPLE)).stdout))
+    assert (row["label"], row["version"], row["error"]) == ("cat", "1.1", "")
+    other = ask("--server", shared_deployment.inference, str(SAMPLE))
+    assert other.stdout.startswith("cat")
+
+
+@pytest.fixture
+def website(tmp_path: Path) -> Iterator[str]:
+    """The address of a server of files: cat.jpg is there."""
+    folder = tmp_path / "website"
+    folder.mkdir()
+    shutil.copy(SAMPLE, folder)
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_predict_takes_addresses_patterns_and_standard_input(
+    shared_deployment: Deployment, website: str, photos: Path
+) -> None:
+    there, absent = f"{website}/cat.jpg", f"{website}/dog.jpg"
+    said = classifier(*shared_deployment.options, "predict", there, absent)
+    assert said.returncode == 1
+    assert said.stdout.startswith("cat ")
+    assert f"{absent} answers 404" in said.stderr
+    said = classifier(*shared_deployment.options, "predict", "--json", str(photos / "0*.png"))
+    assert len(said.stdout.splitlines()) == 5
+    said = classifier(*shared_deployment.options, "predict", "-", stdin=SAMPLE)
+    assert said.stdout.split() == ["cat", said.stdout.split()[1], "-"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.jpg"], "absent.jpg: no such file, and nothing that it matches"),
+        (["tests/chaos"], "tests/chaos holds no pictures"),
+        (["cifar10:9.9", str(SAMPLE)], "answers 404: "),
+        (["cifar10:9.9", "--local", str(SAMPLE)], "has no archive of cifar10:9.9"),
+        (["cifar10"], "name a picture, too"),
+    ],
+)
+def test_what_predict_cannot_do_is_one_line(
+    shared_deployment: Deployment, arguments: list[str], message: str
+) -> None:
+    said = classifier(*shared_deployment.options, "predict", *arguments)
+    assert said.returncode != 0
+    assert message in " ".join(said.stderr.split())
+    assert "Traceback" not in said.stderr
+
+
+def test_predict_without_a_server_says_what_to_do(deployment: Deployment) -> None:
+    said = classifier(*deployment.options, "predict", str(SAMPLE))
+    assert said.returncode == 1
+    assert said.stderr == (
+        "classifier: TorchServe is not running: `make serve`, or --local without it\n"
+    )
+
+
+def test_compare_tells_accuracy_agreement_and_where_they_differ(
+    deployment: Deployment, trucks: Path, tmp_path: Path
+) -> None:
+    archive.build("cifar10", "2.0", trucks, deployment.place.model_store)
+    data = tmp_path / "val"
+    for label, seed in (("cat", 0), ("truck", 1)):
+        (data / label).mkdir(parents=True)
+        for number, image in enumerate(crops(10, seed)):
+            (data / label / f"{number}.png").write_bytes(image)
+    report = tmp_path / "report.html"
+    options = ["--local", f"--data={data}", f"--html={report}"]
+    said = classifier(*deployment.options, "compare", "1.0", "2.0", *options, "--json")
+    assert said.returncode == 0, said.stderr
+    found = json.loads(said.stdout)
+    assert found["pictures"] == 20
+    assert found["new"]["accuracy"] == 0.5, "all are trucks to it"
+    assert found["new"]["confidence"] > 0.99
+    expected = sum(d["old"]["probabilities"] != {} for d in found["differences"])
+    assert found["agreement"] == pytest.approx(1 - expected / 20)
+    assert sum(change["pictures"] for change in found["changes"]) == expected
+    assert all(change["to"] == "truck" for change in found["changes"])
+    text = report.read_text()
+    assert text.count("<img ") == expected
+    assert text.count("data:image/png;base64,") == expected
+    assert "http" not in text, "it needs nothing from anywhere"
+    table = classifier(*deployment.options, "compare", "1.0", "2.0", *options)
+    assert "50.00%" in table.stdout
+
+
+def test_compare_on_a_server_is_that_of_the_archives(
+    shared_deployment: Deployment, photos: Path
+) -> None:
+    (photos / "39.jpg").unlink()
+    found = []
+    for options in ([], ["--local"]):
+        said = classifier(
+            *shared_deployment.options,
+            "compare",
+            "1.0",
+            "1.1",
+            f"--data={photos}",
+            "--json",
+            *options,
+        )
+        assert said.returncode == 0, said.stderr
+        found.append(json.loads(said.stdout))
+    assert found[0]["agreement"] == found[1]["agreement"]
+    assert found[0]["new"]["accuracy"] is None, "nothing is labelled"
+
+
+def test_pictures_of_a_folder_have_their_classes(photos: Path, tmp_path: Path) -> None:
+    found = pictures.labelled(photos)
+    assert {source.label for source in found} == {"more"}
+    with pytest.raises(InputError, match="holds no pictures: they belong into"):
+        pictures.labelled(photos / "more")
+    with pytest.raises(InputError, match="is missing"):
+        pictures.labelled(tmp_path / "absent")
+
+
+def test_every_command_has_an_example() -> None:
+    listed = classifier("--help").stdout.partition("Commands:")[2]
+    names = [
+        line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "
+    ]
+    assert len(names) >= 13
+    for name in names:
+        help_text = " ".join(classifier(name, "--help").stdout.split())
+        assert f": classifier {name}" in help_text, name

@@ -7,7 +7,7 @@ What a kill leaves at each step:
     default switched, probed            the monitor finds the journal of a process that is gone, and
                                         switches back; a restart serves releases.toml, the old one
     releases.toml replaced              the new default serves, now and after a restart
-    journal removed, history written    done
+    history written, journal removed    done
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import contextlib
 import fcntl
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,20 +83,16 @@ class Promotion:
                 raise ServerError(f"{self.model}:{self.version} is the default already")
             is_new, sha256 = self._bring_up(release)
             try:
-                found = self._compare(release)
-                self._switch(release, is_new)
+                figures = {"sha256": sha256, "probes": self.probes}
+                figures |= _figures(self._compare(release))
+                entry = history.Entry(
+                    self.action, self.model, release.default, self.version, figures=figures
+                )
+                self._switch(release, entry, is_new)
             except BaseException:
                 if is_new:
                     self._take_down()
                 raise
-            entry = history.Entry(
-                self.action,
-                self.model,
-                release.default,
-                self.version,
-                figures={"sha256": sha256, "probes": self.probes, **_figures(found)},
-            )
-            history.append(self.server.place.history, entry)
             return entry
 
     def _release(self) -> Release:
@@ -148,18 +144,19 @@ class Promotion:
             )
         return found
 
-    def _switch(self, release: Release, is_new: bool) -> None:
-        """Switch the default, probe it, and write releases.toml; or switch back."""
-        management = self.server.management
-        journal = Journal(self.server.place.journal)
-        journal.write(self.model, release.default, self.version if is_new else None)
+    def _switch(self, release: Release, entry: history.Entry, is_new: bool) -> None:
+        """Switch the default, probe it, and write releases.toml and the history; or switch back."""
+        management, place = self.server.management, self.server.place
+        journal = Journal(place.journal)
+        journal.write(entry, is_new)
         try:
             self.tell(f"switch the default from {release.default} to {self.version}")
             management.set_default(self.model, self.version)
             self._probe()
             versions = [*release.versions]
             versions += [self.version] if self.version not in versions else []
-            releases.write(self.server.place.releases, self.model, self.version, versions)
+            releases.write(place.releases, self.model, self.version, versions)
+            history.append(place.history, entry)
         except BaseException:
             self.tell(f"switch back to {release.default}")
             management.set_default(self.model, release.default)
@@ -215,14 +212,10 @@ class Journal:
 
     path: Path
 
-    def write(self, model: str, default: str, brought: str | None) -> None:
-        """Note the old default, and the version that was brought for the new one."""
-        said = {
-            "model": model,
-            "default": default,
-            "brought": brought,
-            "writer": process.identity(os.getpid()),
-        }
+    def write(self, entry: history.Entry, is_new: bool) -> None:
+        """Note what is about to be done, and whether the version was brought for it."""
+        writer = process.identity(os.getpid())
+        said = {"entry": asdict(entry), "is_new": is_new, "writer": writer}
         releases.replace(self.path, json.dumps(said))
 
     def remove(self) -> None:
@@ -239,20 +232,26 @@ class Journal:
 
 
 def recover(server: Server) -> str | None:
-    """Go back to the old default where a promotion was killed; return what was done, in words."""
-    journal = Journal(server.place.journal)
+    """Bring a promotion that was killed to an end; return what was done, in words.
+
+    What releases.toml says holds: the old default, unless the new one was kept already.
+    """
+    journal, management = Journal(server.place.journal), server.management
     said = journal.abandoned()
     if said is None:
         return None
-    model, (released,) = said["model"], [r for r in server.releases if r.model == said["model"]]
-    if server.management.default(model) != released.default:
-        server.management.set_default(model, released.default)
-    brought = said["brought"]
-    if brought is not None and brought not in released.versions:
+    entry = history.Entry(**said["entry"])
+    (released,) = [release for release in server.releases if release.model == entry.model]
+    if management.default(entry.model) != released.default:
+        management.set_default(entry.model, released.default)
+    if released.default == entry.after:
+        if entry not in history.read(server.place.history):
+            history.append(server.place.history, entry)
+    elif said["is_new"] and entry.after not in released.versions:
         with contextlib.suppress(ClassifierError):
-            rollout.retire(server.management, model, brought)
+            rollout.retire(management, entry.model, entry.after)
     journal.remove()
-    return f"a promotion of {model} was killed: {released.default} is the default again"
+    return f"a promotion of {entry.model} was killed; its default is {released.default}"
 
 
 def checks(data: Path | None) -> list[Source]:

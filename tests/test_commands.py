@@ -7,9 +7,9 @@ import functools
 import http.server
 import io
 import json
+import re
 import shutil
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +24,7 @@ from .test_lifecycle import classifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from .deployment import Deployment
 
@@ -204,9 +205,7 @@ def test_pictures_of_a_folder_have_their_classes(photos: Path, tmp_path: Path) -
 
 def test_every_command_has_an_example() -> None:
     listed = classifier("--help").stdout.partition("Commands:")[2]
-    names = [
-        line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "
-    ]
+    names = re.findall(r"^  (\w+)  ", listed, re.MULTILINE)
     assert len(names) >= 13
     for name in names:
         help_text = " ".join(classifier(name, "--help").stdout.split())

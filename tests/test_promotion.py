@@ -1,0 +1,198 @@
+"""Promote and roll back: what is refused, what is taken back, and what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from classifier import Client, archive, history, releases
+
+from .images import SAMPLE, crops
+from .test_lifecycle import classifier, edit
+from .test_monitor import wait_for
+
+if TYPE_CHECKING:
+    from .deployment import Deployment
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import classifier.promotion as p
+from classifier import cli
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def then_die(function):
+    def both(*arguments, **options):
+        function(*arguments, **options)
+        die()
+    return both
+
+step = sys.argv.pop(1)
+if step == "warm up":
+    p.warm_up = die
+elif step == "compare":
+    p.comparison.compare = die
+elif step == "journal":
+    p.Journal.write = then_die(p.Journal.write)
+elif step == "probe":
+    p.Promotion._probe = die
+elif step == "keep":
+    p.releases.write = die
+elif step == "history":
+    p.history.append = die
+elif step == "end":
+    p.Journal.remove = die
+cli.main()
+"""
+"""The command, killed at a step."""
+
+STEPS = {
+    "warm up": "1.0",
+    "compare": "1.0",
+    "journal": "1.0",
+    "probe": "1.0",
+    "keep": "1.0",
+    "history": "2.0",
+    "end": "2.0",
+}
+"""The step at which the command is killed, and the default that is left."""
+
+
+@pytest.fixture
+def running(deployment: Deployment) -> Deployment:
+    """A server of 1.0, with 2.0 in its store, of the same weights."""
+    archive.build("cifar10", "2.0", Path(archive.WEIGHTS), deployment.place.model_store)
+    text = deployment.place.releases.read_text()
+    deployment.place.releases.write_text(f"# a comment\n{text}")
+    deployment.start()
+    return deployment
+
+
+def default(deployment: Deployment) -> str:
+    """Return which version answers by default."""
+    with Client(deployment.inference) as client:
+        return client.predict(SAMPLE).version
+
+
+def entries(deployment: Deployment) -> list[tuple[str, str, str]]:
+    return [(e.action, e.before, e.after) for e in history.read(deployment.place.history)]
+
+
+@pytest.fixture
+def cats(tmp_path: Path) -> Path:
+    """A folder of pictures of one class."""
+    folder = tmp_path / "val"
+    (folder / "cat").mkdir(parents=True)
+    (folder / "cat" / "whole.jpg").write_bytes(SAMPLE.read_bytes())
+    for number, image in enumerate(crops(5)):
+        (folder / "cat" / f"{number}.png").write_bytes(image)
+    return folder
+
+
+def test_promote_and_roll_back(running: Deployment, cats: Path) -> None:
+    done = classifier(*running.options, "promote", "2.0", f"--data={cats}", "--probes=20")
+    assert done.returncode == 0, done.stderr
+    assert "cifar10:2.0 is the default" in done.stdout
+    assert default(running) == "2.0"
+    (release,) = releases.read(running.place.releases)
+    assert (release.default, release.versions) == ("2.0", ("1.0", "2.0"))
+    assert running.place.releases.read_text().startswith("# a comment\n")
+    running.server.check()
+
+    again = classifier(*running.options, "promote", "2.0")
+    assert again.returncode == 1
+    assert "2.0 is the default already" in again.stderr
+
+    listed = json.loads(classifier(*running.options, "models", "--json").stdout)
+    assert [(row["version"], row["is_default"], row["ready"]) for row in listed] == [
+        ("1.0", False, 1),
+        ("2.0", True, 1),
+    ]
+    assert listed[0]["accuracy"] == listed[1]["accuracy"] > 0.9
+    assert listed[1]["released"]
+    assert not listed[0]["released"]
+
+    back = classifier(*running.options, "rollback")
+    assert back.returncode == 0, back.stderr
+    assert default(running) == "1.0"
+    assert entries(running) == [("promote", "1.0", "2.0"), ("rollback", "2.0", "1.0")]
+    shown = classifier(*running.options, "history").stdout
+    assert shown.index("promote") < shown.index("rollback")
+    nothing = classifier(*running.options, "rollback")
+    assert "knows no default of cifar10 before this one" in nothing.stderr
+    running.stop()
+    running.start()
+    assert default(running) == "1.0"
+
+
+def assert_refused(deployment: Deployment, message: str, *options: str) -> None:
+    """Fail unless a promotion of 2.0 is refused and leaves all as it was."""
+    before = deployment.place.releases.read_text()
+    done = classifier(*deployment.options, "promote", "2.0", *options)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert default(deployment) == "1.0"
+    assert deployment.place.releases.read_text() == before
+    assert entries(deployment) == []
+    deployment.server.check()
+
+
+def test_a_worse_version_is_refused(running: Deployment, cats: Path, tmp_path: Path) -> None:
+    state = load_file(archive.WEIGHTS)
+    state["fc2.bias"][9] += 100
+    torch.save(state, tmp_path / "trucks.pth")
+    archive.build("cifar10", "2.0", tmp_path / "trucks.pth", running.place.model_store)
+    assert_refused(running, "2.0 is right about 0.00%, 1.0 about", f"--data={cats}")
+
+
+def test_a_version_that_fails_after_the_switch_is_taken_back(running: Deployment) -> None:
+    def fails_later(name: str, data: bytes) -> bytes:
+        """Refuse all but the first picture that is no warm-up: the one of the comparison."""
+        if name != "classifier_handler.py":
+            return data
+        begin = b"        try:\n            return decode(image_of(parts))\n"
+        assert begin in data
+        later = (
+            b"        if WARM_UP not in headers:\n"
+            b"            self.seen = getattr(self, 'seen', 0) + 1\n"
+            b"            if self.seen > 1:\n"
+            b"                return answer.error(HTTPStatus.BAD_REQUEST, 'no more')\n"
+        )
+        return data.replace(begin, later + begin)
+
+    edit(running.place.model_store / "cifar10-2.0.mar", fails_later)
+    assert_refused(running, "2.0 failed 20 times in 20 probes", "--probes=20")
+
+
+def test_a_version_that_cannot_start_is_refused(running: Deployment) -> None:
+    def damaged(name: str, data: bytes) -> bytes:
+        return data[:-1] + b"\x55" if name == "weights.safetensors" else data
+
+    edit(running.place.model_store / "cifar10-2.0.mar", damaged)
+    assert_refused(running, "2.0: its workers can't start: ")
+
+
+@pytest.mark.parametrize(("step", "left"), STEPS.items(), ids=STEPS)
+def test_a_kill_leaves_one_default_now_and_after_a_restart(
+    running: Deployment, step: str, left: str
+) -> None:
+    command = [sys.executable, "-c", KILLED, step, *running.options, "promote", "2.0"]
+    done = subprocess.run([*command, "--probes=5"], capture_output=True, text=True, timeout=240)
+    assert done.returncode == -9, done.stderr
+    wait_for(lambda: not running.place.journal.exists() and default(running) == left)
+    (release,) = releases.read(running.place.releases)
+    assert release.default == left
+    assert entries(running) == ([("promote", "1.0", "2.0")] if left == "2.0" else [])
+    running.stop()
+    running.start()
+    assert default(running) == left

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path  # noqa: TC003, for typer reads it from the annotations
 from typing import Annotated
 
+import httpx
 import typer
 
 from .commands import predicting, releasing, serving
@@ -60,6 +61,6 @@ def main() -> None:
     """Run the command; expected failures become one line."""
     try:
         app()
-    except ClassifierError as error:
+    except (ClassifierError, httpx.HTTPError, OSError) as error:
         print(f"classifier: {error}", file=sys.stderr)
         sys.exit(1)

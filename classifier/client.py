@@ -19,6 +19,7 @@ so asking twice does no harm.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self, overload
@@ -27,7 +28,7 @@ from urllib.parse import urlsplit
 import httpx
 import tenacity
 
-from .errors import InputError, TokenError, UnavailableError
+from .errors import ClassifierError, InputError, TokenError, UnavailableError
 from .prediction import Prediction, to_bytes
 
 if TYPE_CHECKING:
@@ -74,10 +75,13 @@ class _Asker:
         on_retry: OnRetry,
     ) -> None:
         self.url, self.model = url.rstrip("/"), model
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise InputError(f"{url!r} is no address: write it as http://127.0.0.1:8080")
         self.deadline, self.timeout = deadline, timeout
         self._on_retry = on_retry
         self._token = token
         self._bearer: str | None = None
+        self._lock = threading.Lock()
         self.connection: dict[str, Any] = {
             "base_url": self.url,
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS),
@@ -88,18 +92,25 @@ class _Asker:
     def path(self, version: str | None) -> str:
         return f"/predictions/{self.model}" + (f"/{version}" if version else "")
 
-    def headers(self) -> dict[str, str]:
-        if self._bearer is None and self._token is not None:
-            self._bearer = self._token if isinstance(self._token, str) else self._token()
-        head = {"Content-Type": "application/octet-stream"}
-        return head if self._bearer is None else head | {"Authorization": f"Bearer {self._bearer}"}
+    def bearer(self) -> str | None:
+        """Return the token to send now."""
+        with self._lock:
+            if self._bearer is None and self._token is not None:
+                self._bearer = self._token if isinstance(self._token, str) else self._fetch()
+            return self._bearer
 
-    def renew(self) -> bool:
-        """Ask for the token again; tell whether there is another one now."""
-        if not callable(self._token):
-            return False
-        before, self._bearer = self._bearer, self._token()
-        return self._bearer != before
+    def renew(self, used: str | None) -> bool:
+        """Ask for the token again; tell whether there is another one than was used."""
+        with self._lock:
+            if self._bearer == used and callable(self._token):
+                self._bearer = self._fetch()
+            return self._bearer != used
+
+    def _fetch(self) -> str:
+        try:
+            return self._token()  # type: ignore[misc, operator]
+        except (ClassifierError, httpx.HTTPError) as error:
+            raise TokenError(f"no token: {error}") from error
 
     def retries(self) -> dict[str, Any]:
         end = time.monotonic() + self.deadline
@@ -206,23 +217,24 @@ class Client:
         try:
             for attempt in tenacity.Retrying(**asker.retries()):
                 with attempt:
+                    bearer = asker.bearer()
                     try:
-                        return self._ask(image, version, end)
+                        return self._ask(image, version, bearer, end)
                     except TokenError:
-                        if not asker.renew():
+                        if not asker.renew(bearer):
                             raise
-                        return self._ask(image, version, end)
+                        return self._ask(image, version, asker.bearer(), end)
         except _PassingError as error:
             raise asker.give_up(error) from None
         raise AssertionError("an attempt returns or raises")
 
-    def _ask(self, image: bytes, version: str | None, end: float) -> Prediction:
+    def _ask(self, image: bytes, version: str | None, bearer: str | None, end: float) -> Prediction:
         asker = self._asker
         try:
             answer = self._http.put(
                 asker.path(version),
                 content=image,
-                headers=asker.headers(),
+                headers=_headers(bearer),
                 timeout=asker.left(end),
             )
         except httpx.TransportError as error:
@@ -278,30 +290,38 @@ class AsyncClient:
             async with at_once:
                 return await self._predict(to_bytes(picture), version)
 
-        return list(await asyncio.gather(*map(one, pictures)))
+        asked = [asyncio.ensure_future(one(picture)) for picture in pictures]
+        try:
+            return list(await asyncio.gather(*asked))
+        finally:
+            for task in asked:
+                task.cancel()
 
     async def _predict(self, image: bytes, version: str | None) -> Prediction:
         asker, end = self._asker, time.monotonic() + self._asker.deadline
         try:
             async for attempt in tenacity.AsyncRetrying(**asker.retries()):
                 with attempt:
+                    bearer = await asyncio.to_thread(asker.bearer)
                     try:
-                        return await self._ask(image, version, end)
+                        return await self._ask(image, version, bearer, end)
                     except TokenError:
-                        if not asker.renew():
+                        if not await asyncio.to_thread(asker.renew, bearer):
                             raise
-                        return await self._ask(image, version, end)
+                        return await self._ask(image, version, asker.bearer(), end)
         except _PassingError as error:
             raise asker.give_up(error) from None
         raise AssertionError("an attempt returns or raises")
 
-    async def _ask(self, image: bytes, version: str | None, end: float) -> Prediction:
+    async def _ask(
+        self, image: bytes, version: str | None, bearer: str | None, end: float
+    ) -> Prediction:
         asker = self._asker
         try:
             answer = await self._http.put(
                 asker.path(version),
                 content=image,
-                headers=asker.headers(),
+                headers=_headers(bearer),
                 timeout=asker.left(end),
             )
         except httpx.TransportError as error:
@@ -322,6 +342,11 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def _headers(bearer: str | None) -> dict[str, str]:
+    head = {"Content-Type": "application/octet-stream"}
+    return head if bearer is None else head | {"Authorization": f"Bearer {bearer}"}
 
 
 def _error(answer: httpx.Response) -> tuple[str, str]:

@@ -9,7 +9,6 @@ from statistics import fmean, quantiles
 from typing import TYPE_CHECKING, Any
 
 from . import predict
-from .errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,19 +100,14 @@ def compare(
         names: of the old and the new version.
         predictors: what classifies by each.
         sources: the pictures; their labels count where all have one.
-
-    Raises:
-        InputError: no picture was answered by both.
     """
     (old, old_side), (new, new_side) = (
         _ask(name, predictor, sources) for name, predictor in zip(names, predictors, strict=True)
     )
     both = [(s, a, b) for s, a, b in zip(sources, old, new, strict=True) if a and b]
-    if not both:
-        raise InputError(f"none of {len(sources)} pictures was answered by both versions")
     differences = [Difference(s.name, s.label, a, b) for s, a, b in both if a.label != b.label]
     changes = Counter((d.old.label, d.new.label) for d in differences)
-    agreement = 1 - len(differences) / len(both)
+    agreement = 1 - len(differences) / len(both) if both else 0.0
     return Comparison(
         len(both), old_side, new_side, agreement, dict(changes.most_common()), differences
     )
@@ -135,7 +129,7 @@ def _ask(
     outcomes = list(predict.run(timed, sources))
     elapsed = time.perf_counter() - begin
     answered = [(o.source.label, o.prediction) for o in outcomes if o.prediction is not None]
-    percentiles = quantiles(seconds, n=100) if len(seconds) > 1 else [*seconds, 0.0] * 50
+    percentiles = quantiles(seconds, n=100) if len(seconds) > 1 else 99 * [*seconds, 0.0][:1]
     right = [label == prediction.label for label, prediction in answered]
     side = Side(
         name=name,

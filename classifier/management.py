@@ -121,8 +121,11 @@ class Management:
         self._call("DELETE", f"/models/{model}/{version}")
 
     def _call(self, method: str, path: str, timeout: float = TIMEOUT) -> Any:
-        headers = {"Authorization": f"Bearer {self._token()}"} if self._token else {}
-        answer = self._http.request(method, path, headers=headers, timeout=timeout)
+        for _ in range(2):
+            headers = {"Authorization": f"Bearer {self._token()}"} if self._token else {}
+            answer = self._http.request(method, path, headers=headers, timeout=timeout)
+            if answer.status_code != httpx.codes.BAD_REQUEST or not self._token:
+                break  # what else a 400 may be: somebody has just renewed the token
         if answer.is_error:
             raise ServerError(f"{self.url}{path} answers {answer.status_code}: {_message(answer)}")
         return answer.json()

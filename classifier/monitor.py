@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from logging.handlers import RotatingFileHandler
@@ -38,9 +39,12 @@ if TYPE_CHECKING:
 
 PERIOD = 2.0  # seconds between looks at the workers
 POLL = 0.1  # seconds
-LAST_TRY = 1.3
-"""TorchServe tries for the last time at up to 1.25 times `maxRetryTimeoutInSec`: its pauses grow,
-and one that began in time may end after it."""
+MOST = 3
+"""Times as many workers as wanted that may be in TorchServe's list, the dead with the living."""
+LAST_TRY = 1.5
+"""TorchServe tries for the last time at up to so many times `maxRetryTimeoutInSec`: its pauses
+grow, and one that began in time ends after it."""
+REPLACE_DEADLINE = 60.0  # seconds until dead workers are out of the list
 LOG = "monitor.log"
 LOG_BYTES = 1_000_000
 CONSOLE = "monitor-console.log"
@@ -54,7 +58,8 @@ class Reviver:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._short_since: dict[tuple[str, str], float] = {}
+        self._wanted = {r.model: config.workers(r) for r in server.served}
+        self._short_since: dict[tuple[str, str], tuple[float, int]] = {}
 
     def look(self) -> None:
         """Look at each version once.
@@ -62,9 +67,10 @@ class Reviver:
         Raises:
             httpx.TransportError, ServerError: TorchServe does not answer, or refuses.
         """
-        for release in self._server.releases:
+        for release in self._server.served:
             for version in release.versions:
-                self._look_at(release.model, version, config.workers(release))
+                wanted = self._wanted.get(release.model, config.workers(release))
+                self._look_at(release.model, version, wanted)
 
     def _look_at(self, model: str, version: str, wanted: int) -> None:
         management, key = self._server.management, (model, version)
@@ -77,12 +83,15 @@ class Reviver:
         now = time.monotonic()
         if key not in self._short_since:
             log.warning("%s:%s has %d of %d workers READY", model, version, ready, wanted)
-        since = self._short_since.setdefault(key, now)
+        since, before = self._short_since.get(key, (now, ready))
+        if ready > before:  # some come back: TorchServe has not given up
+            since = now
+        self._short_since[key] = (since, ready)
         window = management.describe(model, version)["maxRetryTimeoutInSec"]
         if now - since > LAST_TRY * window:
             log.warning("%s:%s: TorchServe has given up; new workers start", model, version)
-            self._short_since[key] = now
             _replace(management, model, version, len(workers), ready, wanted)
+            self._short_since[key] = (now, ready)
 
 
 def _replace(
@@ -90,14 +99,17 @@ def _replace(
 ) -> None:
     """Start new workers for those that were given up; those that work go on meanwhile.
 
-    The dead stay in TorchServe's list for as long as one lives.
+    The dead stay in TorchServe's list for as long as one lives; if they are many, all are replaced.
     """
-    if ready:
+    if ready and listed < MOST * wanted:
         management.scale(model, version, listed + wanted - ready)
-    else:
+        return
+    end = time.monotonic() + REPLACE_DEADLINE
+    try:
         management.scale(model, version, 0)
-        while management.workers(model, version):
+        while management.workers(model, version) and time.monotonic() < end:
             time.sleep(POLL)
+    finally:
         management.scale(model, version, wanted)
 
 
@@ -177,12 +189,18 @@ def _watch(server: Server) -> None:
         time.sleep(PERIOD)
         if server.process() is None or server.is_draining:
             continue
-        try:
-            if done := promotion.recover(server):
-                log.warning(done)
-            reviver.look()
-        except (httpx.TransportError, ClassifierError) as error:
-            log.warning("TorchServe: %s", error or type(error).__name__)
+        for look in (partial(_recover, server), reviver.look):
+            try:
+                look()
+            except (httpx.TransportError, ClassifierError) as error:
+                log.warning("TorchServe: %s", error or type(error).__name__)
+            except Exception:  # whatever it is, the monitor goes on
+                log.exception("the monitor failed")
+
+
+def _recover(server: Server) -> None:
+    if done := promotion.recover(server):
+        log.warning(done)
 
 
 def _log_to(path: Path) -> None:

@@ -8,10 +8,11 @@ import json
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from .client import CONNECTIONS
-from .errors import PredictionError
+from .errors import PredictionError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -27,11 +28,16 @@ AHEAD = 4 * CONNECTIONS
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one picture: a prediction, or why there is none."""
+    """What came of one picture: a prediction, or why there is none.
+
+    Attributes:
+        is_gone: there is none because the server did not answer.
+    """
 
     source: Source
     prediction: Prediction | None = None
     error: str = ""
+    is_gone: bool = False
 
 
 def run(
@@ -43,22 +49,35 @@ def run(
         predict: `Client.predict` or that of an archive.
         sources: the pictures.
         at_once: how many are under way together.
+
+    Raises:
+        UnavailableError: so many pictures in turn got no answer from a server that has gone.
     """
+    gone = 0
 
     def one(source: Source) -> Outcome:
         try:
             return Outcome(source, predict(source.read()))
         except PredictionError as error:
-            return Outcome(source, error=str(error))
+            return Outcome(source, error=str(error), is_gone=isinstance(error, UnavailableError))
 
-    with ThreadPoolExecutor(at_once) as pool:
-        waiting: deque[Future[Outcome]] = deque()
-        for source in sources:
-            waiting.append(pool.submit(one, source))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    pool = ThreadPoolExecutor(at_once)
+    waiting: deque[Future[Outcome]] = deque()
+    rest = iter(sources)
+    try:
+        while True:
+            waiting.extend(
+                pool.submit(one, source) for source in islice(rest, AHEAD - len(waiting))
+            )
+            if not waiting:
+                return
+            outcome = waiting.popleft().result()
+            gone = gone + 1 if outcome.is_gone else 0
+            if gone >= at_once:
+                raise UnavailableError(f"no answer to {gone} pictures in turn: {outcome.error}")
+            yield outcome
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C need not wait for what comes
 
 
 def as_text(outcome: Outcome) -> str:

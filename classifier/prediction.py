@@ -69,9 +69,12 @@ def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def _encode(image: Image.Image) -> bytes:
+    """Return the image as a PNG: its pixels, and which way is up."""
     file = io.BytesIO()
+    if image.mode == "CMYK":
+        image = image.convert("RGB")
     try:
-        image.save(file, "PNG", compress_level=1)
+        image.save(file, "PNG", compress_level=1, exif=image.getexif())
     except OSError as error:  # a mode that PNG has not
         raise InputError(f"a PIL image of mode {image.mode} can't be sent: {error}") from None
     return file.getvalue()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .comparison import Comparison
     from .pictures import Source
     from .releases import Release
-    from .server import Server
+    from .server import Place, Server
 
 CHECKS = Path("samples")
 """Pictures that each version is asked where no data is given."""
@@ -77,20 +77,22 @@ class Promotion:
             ServerError: the version can't be served, is worse, or fails after the switch. The old
                 default serves then, as before.
         """
-        with self._alone():
+        with alone(self.server.place):
+            _recover(self.server)
             release = self._release()
             if release.default == self.version:
                 raise ServerError(f"{self.model}:{self.version} is the default already")
-            is_new, sha256 = self._bring_up(release)
+            is_new = self.version not in self.server.management.versions(self.model)
             try:
-                figures = {"sha256": sha256, "probes": self.probes}
-                figures |= _figures(self._compare(release))
+                figures = {"sha256": self._bring_up(release, is_new), "probes": self.probes}
+                if self.action == "promote":  # what one goes back to need not be as good
+                    figures |= _figures(self._compare(release))
                 entry = history.Entry(
                     self.action, self.model, release.default, self.version, figures=figures
                 )
                 self._switch(release, entry, is_new)
             except BaseException:
-                if is_new:
+                if is_new and self._release().default != self.version:
                     self._take_down()
                 raise
             return entry
@@ -101,20 +103,23 @@ class Promotion:
                 return release
         raise ServerError(f"{self.server.place.releases} has no table [{self.model}]")
 
-    def _bring_up(self, release: Release) -> tuple[bool, str]:
-        """Let the version have READY workers; tell whether it is new, and its archive's sha256."""
+    def _bring_up(self, release: Release, is_new: bool) -> str:
+        """Let the version have READY workers; return its archive's sha256."""
         management = self.server.management
         sizes = config.sizes(release, self.server.place.model_config)
-        is_new = self.version not in management.versions(self.model)
         if is_new:
             self.tell(f"register {self.model}:{self.version}, and start {sizes.workers} workers")
             sha256 = rollout.register(self.server, self.model, self.version, sizes)
         else:
             sha256 = self.server.archive_sha256(self.model, self.version)
+            if management.versions(self.model)[self.version] < sizes.workers:
+                self.tell(f"start {sizes.workers} workers")
+                management.scale(self.model, self.version, sizes.workers)
+                rollout.wait_until_ready(self.server, self.model, self.version, sizes.workers)
         self.tell("warm up")
         url = f"{self.server.inference}/predictions/{self.model}/{self.version}"
         warm_up(url, WARM_UP, self.server.authorization())
-        return is_new, sha256
+        return sha256
 
     def _compare(self, release: Release) -> Comparison:
         """Ask both versions the same pictures.
@@ -131,6 +136,10 @@ class Promotion:
                     lambda image: client.predict(image, self.version),
                 ),
                 self.sources,
+            )
+        if found.loss is None:
+            self.tell(
+                "  which is right more often was not compared: --data wants labelled pictures"
             )
         if found.new.failed > found.old.failed:
             raise ServerError(
@@ -156,12 +165,15 @@ class Promotion:
             versions = [*release.versions]
             versions += [self.version] if self.version not in versions else []
             releases.write(place.releases, self.model, self.version, versions)
-            history.append(place.history, entry)
         except BaseException:
-            self.tell(f"switch back to {release.default}")
             management.set_default(self.model, release.default)
             journal.remove()
+            self.tell(f"switched back to {release.default}")
             raise
+        # From here on it is kept: what fails now, `recover` brings to its end.
+        history.append(place.history, entry)
+        if place.served.exists():
+            releases.write(place.served, self.model, self.version, versions)
         journal.remove()
 
     def _probe(self) -> None:
@@ -195,15 +207,20 @@ class Promotion:
         with contextlib.suppress(ClassifierError, httpx.TransportError):
             rollout.retire(self.server.management, self.model, self.version)
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep others from promoting meanwhile."""
-        with (self.server.place.run / "promotion.lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ServerError("another promotion is under way") from None
-            yield
+
+@contextlib.contextmanager
+def alone(place: Place) -> Iterator[None]:
+    """Keep others from promoting meanwhile.
+
+    Raises:
+        ServerError: one is under way.
+    """
+    with (place.run / "promotion.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServerError("another promotion is under way") from None
+        yield
 
 
 @dataclass(frozen=True)
@@ -236,6 +253,13 @@ def recover(server: Server) -> str | None:
 
     What releases.toml says holds: the old default, unless the new one was kept already.
     """
+    if Journal(server.place.journal).abandoned() is None:
+        return None
+    with alone(server.place):
+        return _recover(server)
+
+
+def _recover(server: Server) -> str | None:
     journal, management = Journal(server.place.journal), server.management
     said = journal.abandoned()
     if said is None:
@@ -247,6 +271,9 @@ def recover(server: Server) -> str | None:
     if released.default == entry.after:
         if entry not in history.read(server.place.history):
             history.append(server.place.history, entry)
+        if server.place.served.exists():
+            versions = list(released.versions)
+            releases.write(server.place.served, entry.model, released.default, versions)
     elif said["is_new"] and entry.after not in released.versions:
         with contextlib.suppress(ClassifierError):
             rollout.retire(management, entry.model, entry.after)

@@ -46,17 +46,18 @@ class Readiness:
             return ["it is about to stop"]
         with self._lock:
             if self._found is None or time.monotonic() - self._found[0] > FRESH:
-                self._found = (time.monotonic(), self._look())
+                found = self._look()
+                self._found = (time.monotonic(), found)
             return self._found[1]
 
     def _look(self) -> list[str]:
         if self._server.process() is None:
             return ["TorchServe does not run"]
         try:
-            looks = [partial(self._look_at_default, r) for r in self._server.releases]
+            looks = [partial(self._look_at_default, r) for r in self._server.served]
             looks += [
                 partial(self._look_at_version, release.model, version)
-                for release in self._server.releases
+                for release in self._server.served
                 for version in release.versions
             ]
             return [reason for look in looks if (reason := look()) is not None]

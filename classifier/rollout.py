@@ -37,17 +37,34 @@ def register(server: Server, model: str, version: str, sizes: Sizes) -> str:
     sha256 = server.archive_sha256(model, version)
     logged = len(log.read(place.logs))
     management.register(store.file_name(model, version), sizes)
-    management.scale(model, version, sizes.workers)
+    try:
+        management.scale(model, version, sizes.workers)
+        wait_until_ready(server, model, version, sizes.workers, logged)
+    except BaseException:
+        management.unregister(model, version)
+        raise
+    server.note_archive(model, version, sha256)
+    return sha256
+
+
+def wait_until_ready(
+    server: Server, model: str, version: str, workers: int, logged: int = 0
+) -> None:
+    """Wait until a version has so many READY workers.
+
+    What the log says from `logged` on tells why they can't.
+
+    Raises:
+        ServerError: they can't start.
+    """
     end = time.monotonic() + LOAD_DEADLINE
-    while sum(worker.is_ready for worker in management.workers(model, version)) < sizes.workers:
-        failure = log.worker_failure(log.read(place.logs)[logged:])
+    while sum(worker.is_ready for worker in server.management.workers(model, version)) < workers:
+        failure = log.worker_failure(log.read(server.place.logs)[logged:])
         if failure is None and time.monotonic() > end:
             failure = f"they are not READY after {LOAD_DEADLINE:g} s"
         if failure is not None:
-            management.unregister(model, version)
             raise ServerError(f"{model}:{version}: its workers can't start: {failure}")
         time.sleep(LOAD_POLL)
-    return sha256
 
 
 def retire(management: Management, model: str, version: str, deadline: float = DEADLINE) -> None:
@@ -78,6 +95,8 @@ def wait_until_idle(management: Management, model: str, version: str, deadline: 
 
 def _all_have_answered(management: Management, model: str, version: str, end: float) -> bool:
     to_answer = {w.pid for w in management.workers(model, version) if w.is_ready}
+    if not to_answer:
+        return _queue_is_empty(management, model, version, end)
     while to_answer:
         left = end - time.monotonic()
         if left <= 0:
@@ -94,6 +113,8 @@ def _all_have_answered(management: Management, model: str, version: str, end: fl
         except ServerError:  # the queue is full, or a worker died: it answers nothing any more
             time.sleep(POLL)
             to_answer &= {w.pid for w in management.workers(model, version) if w.is_ready}
+            if not to_answer:
+                return _queue_is_empty(management, model, version, end)
     return True
 
 

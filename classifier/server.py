@@ -71,6 +71,11 @@ class Place:
         return self.releases.with_suffix(".history.jsonl")
 
     @property
+    def served(self) -> Path:
+        """What the running server was told to serve: releases.toml as it was then."""
+        return self.run / "releases.toml"
+
+    @property
     def journal(self) -> Path:
         """The file that is there while a default is being changed."""
         return self.run / "promotion.json"
@@ -91,6 +96,12 @@ class Server:
     def releases(self) -> list[Release]:
         """What releases.toml says now."""
         return releases.read(self.place.releases)
+
+    @property
+    def served(self) -> list[Release]:
+        """What the running server was told to serve: releases.toml may say more by now."""
+        there = self.place.served.exists()
+        return releases.read(self.place.served if there else self.place.releases)
 
     @cached_property
     def properties(self) -> config.Properties:
@@ -134,6 +145,12 @@ class Server:
         path = store.find(self.place.model_store, f"{model}:{version}")
         store.check(path, model, version)
         return store.sha256(path)
+
+    def note_archive(self, model: str, version: str, sha256: str) -> None:
+        """Note which bytes of an archive are served, for `check`."""
+        state = self._state()
+        state.setdefault("archives", {})[store.file_name(model, version)] = sha256
+        self.place.state.write_text(json.dumps(state))
 
     def authorization(self) -> dict[str, str]:
         """Return the headers that the inference API wants."""
@@ -199,6 +216,8 @@ class Server:
             for name, sha256 in self._archives().items()
             if served.get(name, sha256) != sha256
         ]
+        if process.find(self._state().get("monitor")) is None:
+            found.append("its monitor has ended")
         if found:
             raise ServerError(
                 f"the server differs from {self.place.releases}: {'; '.join(found)}. "
@@ -219,8 +238,12 @@ class Server:
         running = self.process() is not None
         if running:
             self.place.draining.touch()
-            time.sleep(grace)
-            self._drain(deadline)
+            try:
+                time.sleep(grace)
+                self._drain(deadline)
+            except BaseException:  # as by Ctrl-C: it goes on
+                self.place.draining.unlink(missing_ok=True)
+                raise
         self._end()
         return running
 
@@ -275,6 +298,7 @@ class Server:
             )
         )
         (self.place.run / tokens.KEY_FILE).unlink(missing_ok=True)
+        shutil.copyfile(self.place.releases, self.place.served)
         temporary = Path(tempfile.mkdtemp(prefix="torchserve-", dir=_temporary_root()))
         state: dict[str, Any] = {"temporary": str(temporary), "archives": archives}
         self.place.state.write_text(json.dumps(state))

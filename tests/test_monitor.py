@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,8 @@ def test_ready_follows_what_is_served(deployment: Deployment) -> None:
 
     (pid,) = ready_workers(deployment)
     psutil.Process(pid).kill()
-    wait_for(lambda: ask(deployment)[0] == 503)
+    wait_for(lambda: not ready_workers(deployment))
+    assert Readiness(deployment.server).reasons() == ["cifar10:1.0 has no READY worker"]
     assert ask(deployment, "/live")[0] == 200
     wait_for(lambda: ask(deployment)[0] == 200)
     assert ready_workers(deployment) != [pid]
@@ -88,9 +90,16 @@ def test_a_worker_that_is_ready_but_answers_nothing_is_noticed(
     assert not Readiness(deployment.server).reasons()
 
 
-def test_a_changed_release_is_not_ready(deployment: Deployment) -> None:
+def test_what_was_not_told_yet_does_not_count(deployment: Deployment) -> None:
     deployment.start()
     deployment.release("2.0", ["2.0"])
+    assert not Readiness(deployment.server).reasons(), "the next start is for that"
+
+
+def test_a_version_that_should_be_served_and_is_not(deployment: Deployment) -> None:
+    deployment.start()
+    deployment.release("2.0", ["2.0"])
+    shutil.copy(deployment.place.releases, deployment.place.served)
     default, missing = Readiness(deployment.server).reasons()
     assert default == "cifar10's default is 1.0, not 2.0"
     assert "answers 404: Model version: 2.0 does not exist" in missing
@@ -101,12 +110,12 @@ def test_a_changed_release_is_not_ready(deployment: Deployment) -> None:
 def test_workers_that_torchserve_has_given_up_are_revived(
     deployment: Deployment, tmp_path: Path, workers: int
 ) -> None:
-    """Workers can't start while a file is there; TorchServe stops trying after 3 s."""
+    """Workers can't start while a file is there; TorchServe stops trying after 8 s."""
     broken = tmp_path / "broken"
 
     def impatient(name: str, data: bytes) -> bytes:
         if name == "model-config.yaml":
-            settings = yaml.safe_load(data) | {"maxRetryTimeoutInSec": 3}
+            settings = yaml.safe_load(data) | {"maxRetryTimeoutInSec": 8}
             return yaml.safe_dump(settings).encode()
         if name == "handler/answer.py":
             return data + f"\nimport os\nassert not os.path.exists({str(broken)!r})\n".encode()

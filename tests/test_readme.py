@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from classifier import archive
 from model import decode, load
 
 from . import reference
@@ -63,6 +65,24 @@ def test_curl_lines_work_as_printed(deployment: Deployment, curl: str) -> None:
         if expected == "400":
             assert body in README, "the answer that README shows"
     deployment.server.check()  # they end where they began
+
+
+def test_commands_work_as_printed(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive.build("cifar10", "2.0", Path(archive.WEIGHTS), deployment.place.model_store)
+    deployment.start()
+    programs = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    options = " ".join(deployment.options)
+    commands = lines("classifier")
+    assert len(commands) >= 6
+    for command in commands:
+        shown = command.replace("classifier", f"classifier {options}", 1)
+        done = subprocess.run(
+            ["/bin/bash", "-c", shown], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        assert "cat" in done.stdout or "default" in done.stdout or "agree" in done.stdout
+    deployment.server.check()
 
 
 def test_python_blocks_work_as_printed(

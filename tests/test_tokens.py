@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def production(deployment: Deployment) -> Deployment:
-    """A server of deploy/config.properties whose tokens are good for 3 seconds."""
+    """A server of deploy/config.properties."""
     ports = {key: deployment.port(key) for key in PORTS}
-    text = Path("deploy/config.properties").read_text() + "token_expiration_min=0.05\n"
+    text = Path("deploy/config.properties").read_text()
     deployment.place.config.write_text(with_ports(text, ports))
     return deployment
 
@@ -35,6 +35,8 @@ def test_tokens_are_wanted_given_and_renewed(
     production: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokens, "LEAST_LEFT", 0.5)
+    with production.place.config.open("a") as file:
+        file.write("token_expiration_min=0.05\n")  # 3 seconds
     production.start()
     assert ask(production) == (200, {"ready": True, "reasons": []})
     with Client(production.inference) as client, pytest.raises(TokenError, match="Token") as caught:

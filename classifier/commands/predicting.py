@@ -104,7 +104,7 @@ def compare(
     place = context.obj
     models = _models(place)
     references = [name if ":" in name else f"{models[0]}:{name}" for name in (old, new)]
-    has_classes = data.is_dir() and any(path.is_dir() for path in data.iterdir())
+    has_classes = data.is_dir() and not any(path.is_file() for path in data.iterdir())
     sources = pictures.labelled(data) if has_classes else pictures.find([str(data)])
     one, other = (_predictor(context, reference, local, None) for reference in references)
     found = comparison.compare((references[0], references[1]), (one, other), sources)
@@ -143,10 +143,13 @@ def _predictor(context: typer.Context, reference: str, local: bool, url: str | N
     """Return what classifies by `model[:version]`."""
     model, _, version = reference.partition(":")
     place = context.obj
-    if local:
-        return bundle.load(store.find(place.model_store, reference)).predict
     if version == store.LATEST:
+        store.find(place.model_store, reference)  # says what there is, where there is none
         version = store.versions(place.model_store, model)[-1]
+    if local:
+        defaults = {release.model: release.default for release in releases.read(place.releases)}
+        path = store.find(place.model_store, f"{model}:{version or defaults[model]}")
+        return bundle.load(path).predict
     if url is not None:
         client = Client(url, model)
     else:

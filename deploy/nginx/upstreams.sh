@@ -7,11 +7,12 @@
 #
 # Once, with ONCE=1, before nginx starts; then for as long as it runs. Where none is ready, all are
 # kept: one that answers late is better than none. A server that is stopped by
-# `classifier stop --grace 3` is out of the file before it ends.
+# `classifier stop --grace 5` is out of the file before it ends, with two servers; with more, give it
+# 2.5 seconds for each.
 set -eu
 
 ready() {
-    curl -fs --noproxy '*' --max-time 12 -o /dev/null "$1"
+    curl -fs --noproxy '*' --max-time 2 -o /dev/null "$1"
 }
 
 look() {
@@ -30,7 +31,7 @@ look() {
         rm upstreams.new
     else
         mv upstreams.new upstreams.conf
-        if [ -s nginx.pid ]; then kill -HUP "$(cat nginx.pid)"; fi
+        if [ -s nginx.pid ]; then kill -HUP "$(cat nginx.pid)" || :; fi
     fi
 }
 

@@ -45,6 +45,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section(trial, sep="-")
         for name, value in figures.items():
             terminalreporter.line(f"{name}: {value}")
+    passed = {_title(r.nodeid.rpartition("::")[2]) for r in terminalreporter.getreports("passed")}
+    found = {trial: figures for trial, figures in found.items() if trial in passed}
     if found and config.getoption("--long"):
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -76,8 +78,12 @@ def seed(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> dict[str, Any]:
     """What a trial found, by name: shown at the end."""
-    name = request.node.name.removeprefix("test_").replace("_", " ")
-    return request.config.stash[figures_key].setdefault(name, {})
+    return request.config.stash[figures_key].setdefault(_title(request.node.name), {})
+
+
+def _title(name: str) -> str:
+    """Return what a trial is called, by its function."""
+    return name.removeprefix("test_").replace("_", " ")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,8 @@ class Judge:
         if image is None:
             return set()
         try:
-            with self._lock:
+            # pytest makes errors of warnings, and Pillow warns of odd TIFFs before it decodes them.
+            with self._lock, warnings.catch_warnings(action="ignore"):
                 return likeliest(self._classifier.predict(image).probabilities)
         except InputError:
             return set()

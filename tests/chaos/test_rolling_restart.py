@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-GRACE = 2.0  # seconds
+GRACE = 5.0  # seconds
 
 
 @pytest.fixture

@@ -135,3 +135,4 @@ def test_logs(
         load.wait_for(ENOUGH)
         growth = (logged(deployment) - before) / (len(load.answers) - begin)
     figures["logged for 10,000 requests"] = f"{growth * 10:,.1f} kB"
+    assert configuration != "ours" or growth < 10, "bytes for a request"

@@ -21,7 +21,7 @@ TRAVELS = (
     "handler/__init__.py",
     "handler/answer.py",
     "handler/metrics.py",
-    "handler/request.py",
+    "handler/question.py",
     "handler/torchserve.py",
     "model/__init__.py",
     "model/classifier.py",

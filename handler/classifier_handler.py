@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 
 from handler import answer
+from handler.answer import Answer
 from handler.metrics import REFUSED, Metrics
-from handler.request import asks, image_of
+from handler.question import read
 from handler.torchserve import hasten
 from model import ImageError, decode, load
 from model.image import SIZE
@@ -26,9 +27,7 @@ from model.image import SIZE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from numpy.typing import NDArray
-
-    from handler.answer import Answer
+    from handler.question import Question, Rows
 
 THREADS = "CLASSIFIER_THREADS"
 """The environment variable by which `classifier serve` tells each model's threads, as JSON."""
@@ -48,7 +47,7 @@ class ClassifierHandler:
         threads = _threads(model["modelName"]) or settings.get("threads")
         engine = settings.get("engine", "auto")
         self.classifier = load(properties["model_dir"], engine, device, threads)
-        self.version = str(model["modelVersion"])
+        self.model, self.version = model["modelName"], str(model["modelVersion"])
         self.most = int(properties.get("batch_size") or 1)
         self._run_once()
         self.metrics = Metrics(context.metrics, model["modelName"], self.version)
@@ -63,10 +62,10 @@ class ClassifierHandler:
         headers = [context.get_all_request_header(i) for i in range(len(data))]
         inputs = [self.preprocess(*request) for request in zip(data, headers, strict=True)]
         decoded = perf_counter()
-        probabilities = self.inference(inputs)
+        rows = self.inference(inputs)
         inferred = perf_counter()
-        answers = self.postprocess(inputs, probabilities)
-        labels = self._labels(inputs, probabilities, headers)
+        answers = self.postprocess(inputs, rows)
+        labels = self._labels(inputs, rows, headers)
         self.metrics.observe(
             decoded - begin, inferred - decoded, len(data) / self.most, list(labels)
         )
@@ -77,55 +76,55 @@ class ClassifierHandler:
             context.set_response_header(index, "X-Batch-Size", str(len(data)))
         return [item.body for item in answers]
 
-    def preprocess(
-        self, parts: Mapping[str, Any], headers: Mapping[str, str]
-    ) -> NDArray[np.uint8] | Answer:
-        """Decode a request's image to uint8 32×32×3, or answer where there is none to classify."""
-        if asks(headers, "describe") and not parts:  # a client that sends it sends an image, too
+    def preprocess(self, parts: Mapping[str, Any], headers: Mapping[str, str]) -> Question | Answer:
+        """Decode a request's images to uint8 32×32×3, or answer where nothing is to classify."""
+        # A client can send this header, too; but it sends an image with it.
+        if headers.get("describe") == "True" and not parts:
             return answer.ok(self.describe())
-        if asks(headers, "explain"):
+        if headers.get("explain") == "True":
             return answer.error(HTTPStatus.NOT_IMPLEMENTED, "this model gives no explanations")
         try:
-            return decode(image_of(parts))
+            return read(parts, self.model, self.version)
         except ImageError as error:
             return answer.error(HTTPStatus.BAD_REQUEST, str(error))
 
-    def inference(self, inputs: Sequence[NDArray[np.uint8] | Answer]) -> NDArray[np.float32]:
-        """Classify the images among the inputs: float32 N×classes, N ≤ len(inputs)."""
-        images = [item for item in inputs if isinstance(item, np.ndarray)]
+    def inference(self, inputs: Sequence[Question | Answer]) -> list[Rows]:
+        """Classify the images of all inputs at once; return the rows of each input."""
+        asked = [[] if isinstance(item, Answer) else item.images for item in inputs]
+        images = [image for some in asked for image in some if isinstance(image, np.ndarray)]
         if not images:
-            return np.empty((0, len(self.classifier.labels)), np.float32)
-        return self.classifier.probabilities(np.stack(images))
+            return [[None] * len(some) for some in asked]
+        rows = iter(self.classifier.probabilities(np.stack(images)))
+        return [
+            [next(rows) if isinstance(image, np.ndarray) else None for image in some]
+            for some in asked
+        ]
 
     def postprocess(
-        self,
-        inputs: Sequence[NDArray[np.uint8] | Answer],
-        probabilities: NDArray[np.float32],
+        self, inputs: Sequence[Question | Answer], rows: Sequence[Rows]
     ) -> list[Answer]:
-        """Label each image; what was answered before stays."""
-        rows = iter(probabilities)
+        """Answer each question; what was answered before stays."""
         return [
-            answer.ok(self.classifier.top(next(rows))) if isinstance(item, np.ndarray) else item
-            for item in inputs
+            item if isinstance(item, Answer) else item.answer(self.classifier, found)
+            for item, found in zip(inputs, rows, strict=True)
         ]
 
     def _labels(
         self,
-        inputs: Sequence[NDArray[np.uint8] | Answer],
-        probabilities: NDArray[np.float32],
+        inputs: Sequence[Question | Answer],
+        rows: Sequence[Rows],
         headers: Sequence[Mapping[str, str]],
     ) -> Iterator[str]:
-        """Yield what to count of each request but warm-ups: its likeliest label, or REFUSED."""
-        best = iter(probabilities.argmax(1))
-        for item, header in zip(inputs, headers, strict=True):
-            if isinstance(item, np.ndarray):
-                label = self.classifier.labels[next(best)]
-            elif item.status == HTTPStatus.BAD_REQUEST:
-                label = REFUSED
-            else:
+        """Yield what to count of each image but warm-ups: its likeliest label, or REFUSED."""
+        for item, found, header in zip(inputs, rows, headers, strict=True):
+            if WARM_UP in header:
                 continue
-            if WARM_UP not in header:
-                yield label
+            if isinstance(item, Answer):
+                if item.status == HTTPStatus.BAD_REQUEST:
+                    yield REFUSED
+                continue
+            for row in found:
+                yield REFUSED if row is None else self.classifier.labels[int(row.argmax())]
 
     def _run_once(self) -> None:
         """Do all that requests need done, so that none of them pays for its first time."""

@@ -8,6 +8,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -78,6 +79,28 @@ def test_gives_the_pixels_that_pillow_gives(
     expected = by_pillow(data)
     assert expected is not None
     assert np.array_equal(decode(data), expected)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_damaged_files_are_as_pillow_says_and_leave_no_memory(
+    kind: str, by_pillow: Callable[[bytes], np.ndarray | None]
+) -> None:
+    draw = random.Random(1)
+    process, files, whole = psutil.Process(), [], encode(sample().resize((200, 150)), kind)
+    for _ in range(1000):
+        damaged = bytearray(whole)
+        for _ in range(draw.randint(1, 4)):
+            damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
+        files.append(bytes(damaged))
+    for data in files[:300]:
+        expected, found = by_pillow(data), codecs.decode(data, MAX_PIXELS)
+        if found is not None:
+            assert expected is not None
+            assert np.array_equal(decode(data), expected)
+    before = process.memory_full_info().uss
+    for data in files:
+        codecs.decode(data, MAX_PIXELS)
+    assert process.memory_full_info().uss - before < 20e6, "bytes that nobody gave back"
 
 
 @pytest.mark.parametrize("data", LEFT.values(), ids=LEFT)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self, overload
 from urllib.parse import urlsplit
@@ -184,6 +185,7 @@ class Client:
     ) -> None:
         self._asker = _Asker(url, model, token, deadline, timeout, on_retry)
         self._http = httpx.Client(**self._asker.connection)
+        weakref.finalize(self, self._http.close)
 
     @overload
     def predict(self, pictures: Picture, version: str | None = None) -> Prediction: ...

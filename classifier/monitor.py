@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from . import config, promotion
+from . import config, process, promotion
 from .errors import ClassifierError, ServerError
 from .readiness import Readiness
 from .server import Place, Server
@@ -184,8 +184,8 @@ def _endpoint(server: Server) -> ThreadingHTTPServer:
 
 
 def _watch(server: Server) -> None:
-    reviver = Reviver(server)
-    while True:
+    reviver, own = Reviver(server), process.identity(os.getpid())
+    while server.place.run.exists() and server.monitor in (None, own):  # else nobody needs it
         time.sleep(PERIOD)
         if server.process() is None or server.is_draining:
             continue

@@ -165,6 +165,12 @@ class Server:
         """Return the server's process, or None where what was started runs no more."""
         return process.find(self._state().get("identity"))
 
+    @property
+    def monitor(self) -> str | None:
+        """The identity of the monitor's process; None where none is noted."""
+        identity: str | None = self._state().get("monitor")
+        return identity
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep others from starting or stopping this server meanwhile.
@@ -216,7 +222,7 @@ class Server:
             for name, sha256 in self._archives().items()
             if served.get(name, sha256) != sha256
         ]
-        if process.find(self._state().get("monitor")) is None:
+        if process.find(self.monitor) is None:
             found.append("its monitor has ended")
         if found:
             raise ServerError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -142,6 +143,15 @@ def test_the_monitor_ends_with_the_server(deployment: Deployment) -> None:
     assert find(yaml.safe_load(state)["monitor"]) is not None
     deployment.stop()
     assert find(yaml.safe_load(state)["monitor"]) is None
+
+
+def test_a_monitor_that_nobody_needs_ends(deployment: Deployment) -> None:
+    deployment.start()
+    state = json.loads(deployment.place.state.read_text())
+    deployment.place.state.write_text(json.dumps(state | {"monitor": "1 2 another"}))
+    wait_for(lambda: find(state["monitor"]) is None)
+    with pytest.raises(ServerError, match="its monitor has ended"):
+        deployment.server.check()
 
 
 def test_a_monitor_that_cannot_start_is_told(deployment: Deployment) -> None:

@@ -90,8 +90,19 @@ class _Asker:
             "trust_env": urlsplit(url).hostname not in LOOPBACK,
         }
 
-    def path(self, version: str | None) -> str:
-        return f"/predictions/{self.model}" + (f"/{version}" if version else "")
+    def request(
+        self, image: bytes, version: str | None, bearer: str | None, end: float
+    ) -> dict[str, Any]:
+        """Return what `httpx.Client.put` shall send, and how long it may take."""
+        headers = {"Content-Type": "application/octet-stream"}
+        if bearer is not None:
+            headers["Authorization"] = f"Bearer {bearer}"
+        return {
+            "url": f"/predictions/{self.model}" + (f"/{version}" if version else ""),
+            "content": image,
+            "headers": headers,
+            "timeout": max(0.001, min(self.timeout, end - time.monotonic())),
+        }
 
     def bearer(self) -> str | None:
         """Return the token to send now."""
@@ -128,10 +139,6 @@ class _Asker:
         if self._on_retry is not None and state.outcome is not None:
             self._on_retry(str(state.outcome.exception()))
 
-    def left(self, end: float) -> float:
-        """Return the seconds that one attempt may take."""
-        return max(0.001, min(self.timeout, end - time.monotonic()))
-
     def read(self, answer: httpx.Response) -> Prediction:
         """Return the prediction, or raise what the answer means."""
         if answer.status_code == httpx.codes.OK:
@@ -163,7 +170,7 @@ class Client:
         url: of the inference API, such as http://127.0.0.1:8080.
         model: the model's name.
         token: where the server wants one: the token, or a function that returns the current one,
-            such as `classifier.tokens.from_file("key_file.json")`.
+            such as `classifier.tokens.source(…)` gives.
         deadline: seconds within which a picture must be answered, all attempts together.
         timeout: seconds that one attempt may take.
         on_retry: is told, in words, of each failure after which a picture is asked again.
@@ -233,12 +240,7 @@ class Client:
     def _ask(self, image: bytes, version: str | None, bearer: str | None, end: float) -> Prediction:
         asker = self._asker
         try:
-            answer = self._http.put(
-                asker.path(version),
-                content=image,
-                headers=_headers(bearer),
-                timeout=asker.left(end),
-            )
+            answer = self._http.put(**asker.request(image, version, bearer, end))
         except httpx.TransportError as error:
             raise asker.broken(error) from None
         return asker.read(answer)
@@ -320,12 +322,7 @@ class AsyncClient:
     ) -> Prediction:
         asker = self._asker
         try:
-            answer = await self._http.put(
-                asker.path(version),
-                content=image,
-                headers=_headers(bearer),
-                timeout=asker.left(end),
-            )
+            answer = await self._http.put(**asker.request(image, version, bearer, end))
         except httpx.TransportError as error:
             raise asker.broken(error) from None
         return asker.read(answer)
@@ -344,11 +341,6 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-
-def _headers(bearer: str | None) -> dict[str, str]:
-    head = {"Content-Type": "application/octet-stream"}
-    return head if bearer is None else head | {"Authorization": f"Bearer {bearer}"}
 
 
 def _error(answer: httpx.Response) -> tuple[str, str]:

@@ -12,6 +12,8 @@ from . import history, store
 from .errors import ClassifierError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .server import Server
 
 LOCK = "weights.lock"
@@ -44,15 +46,12 @@ class Row:
 def rows(server: Server) -> list[Row]:
     """Return all versions that are in the store or served, of each model of either."""
     place = server.place
-    archives = {(r.model, v) for r in server.releases for v in r.versions}
-    for path in place.model_store.glob("*.mar"):
-        says = _manifest(server, path.name)
-        if says is not None:
-            archives.add(says)
+    accuracies = dict(filter(None, map(_look_into, place.model_store.glob("*.mar"))))
+    named = {(r.model, v) for r in server.releases for v in r.versions}
     ready, defaults = _served(server)
     when = {(entry.model, entry.after): entry.when for entry in history.read(place.history)}
     found = []
-    for model, version in sorted(archives | ready.keys()):
+    for model, version in sorted(named | accuracies.keys() | ready.keys()):
         path = place.model_store / store.file_name(model, version)
         there = path.is_file()
         found.append(
@@ -61,7 +60,7 @@ def rows(server: Server) -> list[Row]:
                 version=version,
                 is_default=defaults.get(model) == version if defaults else None,
                 ready=ready.get((model, version)),
-                accuracy=_accuracy(server, model, version) if there else None,
+                accuracy=accuracies.get((model, version)),
                 size=path.stat().st_size if there else None,
                 sha256=store.sha256(path) if there else None,
                 released=when.get((model, version)),
@@ -100,21 +99,20 @@ def _served(server: Server) -> tuple[dict[tuple[str, str], int], dict[str, str]]
         return {}, {}
 
 
-def _manifest(server: Server, name: str) -> tuple[str, str] | None:
-    """Return which model and version an archive of the store is, where it is whole."""
+def _look_into(archive: Path) -> tuple[tuple[str, str], float | None] | None:
+    """Return which model and version an archive is, and what its lock says of its accuracy.
+
+    None where it is damaged, or another's by its name.
+    """
     try:
-        says = store.manifest(store.read(server.place.model_store / name))
+        files = store.read(archive)
     except ClassifierError:
         return None
-    found = (str(says.get("modelName")), str(says.get("modelVersion")))
-    return found if store.file_name(*found) == name else None
-
-
-def _accuracy(server: Server, model: str, version: str) -> float | None:
-    """Return what the archive's lock says of its weights."""
-    try:
-        files = store.read(server.place.model_store / store.file_name(model, version))
-        measured = json.loads(files[LOCK])["accuracy"]
-        return float(next(iter(measured.values())))
-    except (ClassifierError, KeyError, ValueError, TypeError, StopIteration, AttributeError):
+    says = store.manifest(files)
+    name = (str(says.get("modelName")), str(says.get("modelVersion")))
+    if store.file_name(*name) != archive.name:
         return None
+    try:
+        return name, float(next(iter(json.loads(files[LOCK])["accuracy"].values())))
+    except (KeyError, ValueError, TypeError, StopIteration, AttributeError):
+        return name, None

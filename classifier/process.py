@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+from .errors import ServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def identity(pid: int) -> str | None:
@@ -44,6 +51,22 @@ def end(process: psutil.Process, deadline: float) -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 straggler.kill()
         wait(family, deadline)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, refusal: str) -> Iterator[None]:
+    """Keep other processes out meanwhile; the kernel lets them in again, even after a kill.
+
+    Raises:
+        ServerError: another is inside.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServerError(refusal) from None
+        yield
 
 
 def wait(processes: list[psutil.Process], deadline: float) -> list[psutil.Process]:

@@ -13,7 +13,6 @@ What a kill leaves at each step:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -79,7 +78,7 @@ class Promotion:
         """
         with alone(self.server.place):
             _recover(self.server)
-            release = self._release()
+            release = self.server.release(self.model)
             if release.default == self.version:
                 raise ServerError(f"{self.model}:{self.version} is the default already")
             is_new = self.version not in self.server.management.versions(self.model)
@@ -92,16 +91,10 @@ class Promotion:
                 )
                 self._switch(release, entry, is_new)
             except BaseException:
-                if is_new and self._release().default != self.version:
+                if is_new and self.server.release(self.model).default != self.version:
                     self._take_down()
                 raise
             return entry
-
-    def _release(self) -> Release:
-        for release in self.server.releases:
-            if release.model == self.model:
-                return release
-        raise ServerError(f"{self.server.place.releases} has no table [{self.model}]")
 
     def _bring_up(self, release: Release, is_new: bool) -> str:
         """Let the version have READY workers; return its archive's sha256."""
@@ -215,11 +208,7 @@ def alone(place: Place) -> Iterator[None]:
     Raises:
         ServerError: one is under way.
     """
-    with (place.run / "promotion.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ServerError("another promotion is under way") from None
+    with process.exclusive(place.run / "promotion.lock", "another promotion is under way"):
         yield
 
 
@@ -265,7 +254,7 @@ def _recover(server: Server) -> str | None:
     if said is None:
         return None
     entry = history.Entry(**said["entry"])
-    (released,) = [release for release in server.releases if release.model == entry.model]
+    released = server.release(entry.model)
     if management.default(entry.model) != released.default:
         management.set_default(entry.model, released.default)
     if released.default == entry.after:

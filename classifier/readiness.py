@@ -5,7 +5,6 @@ TorchServe's own /ping says Healthy over models whose workers are dead or still 
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 import weakref
@@ -13,10 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import httpx
-from PIL import Image
 
 from .errors import ClassifierError, ServerError
-from .warmup import HEADERS
+from .warmup import HEADERS, blank
 
 if TYPE_CHECKING:
     from .releases import Release
@@ -35,7 +33,7 @@ class Readiness:
         self._server = server
         self._http = httpx.Client(base_url=server.inference, timeout=TIMEOUT, trust_env=False)
         weakref.finalize(self, self._http.close)
-        self._image = _image()
+        self._image = blank()
         self._answered: dict[tuple[str, str], set[int]] = {}
         self._lock = threading.Lock()
         self._found: tuple[float, list[str]] | None = None
@@ -94,10 +92,3 @@ class Readiness:
         elif answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or not self._answered[key]:
             return f"{name} answers {answer.status_code}: {' '.join(answer.text.split())[:200]}"
         return None
-
-
-def _image() -> bytes:
-    """Return a small image file."""
-    file = io.BytesIO()
-    Image.new("RGB", (32, 32)).save(file, "PNG")
-    return file.getvalue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ import httpx
 
 from . import config, java, log, management, process, releases, rollout, store, tokens
 from .client import Client
-from .errors import ClassifierError, ServerError
+from .errors import ClassifierError, ReleasesError, ServerError
 from .tokens import Kind
 from .warmup import warm_up
 
@@ -96,6 +95,17 @@ class Server:
     def releases(self) -> list[Release]:
         """What releases.toml says now."""
         return releases.read(self.place.releases)
+
+    def release(self, model: str) -> Release:
+        """Return what releases.toml says of a model.
+
+        Raises:
+            ReleasesError: nothing.
+        """
+        for release in self.releases:
+            if release.model == model:
+                return release
+        raise ReleasesError(f"{self.place.releases} has no table [{model}]")
 
     @property
     def served(self) -> list[Release]:
@@ -178,13 +188,8 @@ class Server:
         Raises:
             ServerError: another start or stop is under way.
         """
-        self.place.run.mkdir(parents=True, exist_ok=True)
-        with (self.place.run / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                where = self.place.run
-                raise ServerError(f"another start or stop in {where} is under way") from None
+        where = self.place.run
+        with process.exclusive(where / "lock", f"another start or stop in {where} is under way"):
             yield
 
     def start(self) -> None:

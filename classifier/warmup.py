@@ -28,8 +28,7 @@ def warm_up(url: str, seconds: float, headers: dict[str, str] | None = None) -> 
     Raises:
         ServerError: the server does not answer.
     """
-    file = io.BytesIO()
-    Image.new("RGB", (32, 32)).save(file, "PNG")
+    image = blank()
     sent = HEADERS | (headers or {})
     deadline = time.monotonic() + seconds
 
@@ -38,7 +37,7 @@ def warm_up(url: str, seconds: float, headers: dict[str, str] | None = None) -> 
         connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
         answered = 0
         while time.monotonic() < deadline:
-            connection.request("POST", where.path, file.getvalue(), sent)
+            connection.request("POST", where.path, image, sent)
             answered += connection.getresponse().read() != b""
         connection.close()
         return answered
@@ -48,3 +47,10 @@ def warm_up(url: str, seconds: float, headers: dict[str, str] | None = None) -> 
             return sum(pool.map(ask, range(CONNECTIONS)))
     except (OSError, http.client.HTTPException) as error:
         raise ServerError(f"{url} gives no answer: {error!r}") from None
+
+
+def blank() -> bytes:
+    """Return the file of a small image, for questions whose answer nobody needs."""
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(file, "PNG")
+    return file.getvalue()

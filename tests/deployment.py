@@ -94,6 +94,11 @@ class Deployment:
             f'[{model}]\ndefault = "{default}"\nversions = {versions}\nworkers = {workers}\n'
         )
 
+    def configure(self, path: Path) -> None:
+        """Take a committed configuration, on this server's ports."""
+        ports = {key: self.port(key) for key in PORTS}
+        self.place.config.write_text(_with_ports(path.read_text(), ports))
+
     def start(self) -> None:
         """Start, and wait until it serves what is released."""
         self.server.start()
@@ -109,7 +114,7 @@ class Deployment:
         shutil.copytree("deploy", folder / "deploy")
         (folder / "model_store").symlink_to(self.place.model_store)
         ports = {key: self.port(key) for key in PORTS}
-        (folder / configuration).write_text(with_ports(configuration.read_text(), ports))
+        (folder / configuration).write_text(_with_ports(configuration.read_text(), ports))
         environment = {**os.environ, "TMPDIR": str(self.place.run), "TEMP": str(self.place.run)}
         programs = Path(sys.executable).parent
         environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
@@ -171,10 +176,10 @@ def _onfree_ports(text: str) -> str:
         port if key.endswith("_port") else f"http://127.0.0.1:{port}"
         for key, port in zip(PORTS, free, strict=True)
     ]
-    return with_ports(text, dict(zip(PORTS, addresses, strict=True)))
+    return _with_ports(text, dict(zip(PORTS, addresses, strict=True)))
 
 
-def with_ports(text: str, ports: dict[str, str]) -> str:
+def _with_ports(text: str, ports: dict[str, str]) -> str:
     """Put ports into the text of a configuration, by key."""
     lines = [line.partition("=") for line in text.splitlines()]
     return "".join(f"{key}{equals}{ports.get(key, value)}\n" for key, equals, value in lines)

@@ -14,7 +14,7 @@ import requests
 from classifier import config, store
 from classifier.tokens import Kind
 
-from .deployment import PORTS, with_ports
+from .deployment import PORTS
 
 if TYPE_CHECKING:
     from .deployment import Deployment
@@ -52,9 +52,7 @@ def test_models_come_from_the_store_alone(deployment: Deployment, folder: Path) 
 
 
 def test_production_takes_no_models_at_all(deployment: Deployment, folder: Path) -> None:
-    ports = {key: deployment.port(key) for key in PORTS}
-    text = Path("deploy/config.properties").read_text()
-    deployment.place.config.write_text(with_ports(text, ports))
+    deployment.configure(Path("deploy/config.properties"))
     deployment.start()
     token = deployment.server.token(Kind.MANAGEMENT)
     assert token is not None
@@ -69,8 +67,7 @@ def test_production_takes_no_models_at_all(deployment: Deployment, folder: Path)
 
 @pytest.mark.parametrize("path", ["config.properties", "deploy/config.properties"])
 def test_everything_listens_on_loopback(deployment: Deployment, path: str) -> None:
-    ports = {key: deployment.port(key) for key in PORTS}
-    deployment.place.config.write_text(with_ports(Path(path).read_text(), ports))
+    deployment.configure(Path(path))
     deployment.start()
     process = deployment.server.process()
     assert process is not None

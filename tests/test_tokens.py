@@ -13,7 +13,6 @@ from classifier import Client, TokenError, config, rollout, tokens
 from classifier.errors import ServerError
 from classifier.tokens import Kind
 
-from .deployment import PORTS, with_ports
 from .images import SAMPLE
 from .test_lifecycle import classifier
 from .test_monitor import ask
@@ -25,9 +24,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def production(deployment: Deployment) -> Deployment:
     """A server of deploy/config.properties."""
-    ports = {key: deployment.port(key) for key in PORTS}
-    text = Path("deploy/config.properties").read_text()
-    deployment.place.config.write_text(with_ports(text, ports))
+    deployment.configure(Path("deploy/config.properties"))
     return deployment
 
 

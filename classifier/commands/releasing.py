@@ -11,7 +11,7 @@ import typer
 
 from .. import history as histories
 from .. import listing, promotion
-from ..errors import ReleasesError, ServerError
+from ..errors import ServerError
 from ..server import Server
 from . import show_table
 
@@ -57,9 +57,7 @@ def rollback(context: typer.Context, model: Model = "") -> None:
     """Make the version before the default again: classifier rollback"""
     server = _running(context)
     model = model or server.releases[0].model
-    release = next((r for r in server.releases if r.model == model), None)
-    if release is None:
-        raise ReleasesError(f"{context.obj.releases} has no table [{model}]")
+    release = server.release(model)
     entries = histories.read(context.obj.history)
     before = histories.before_last(entries, model, release.default)
     if before is None:

@@ -83,12 +83,14 @@ def build(model: str, version: str, weights: Path, target: Path, project: Path =
             (stage / "files" / name).parent.mkdir(parents=True, exist_ok=True)
             (stage / "files" / name).write_bytes(data)
         folder = _run_archiver(stage, model, version, weights.name)
+        # Listed before the code is tried, for Python leaves its bytecode beside it.
+        members = sorted(path for path in folder.rglob("*") if path.is_file())
         for engine in ("torch", "openvino") if INT8[0] in found else ("torch",):
             _try(bundle.load_folder(folder, str(weights), engine), weights)
         _set_manifest(folder / store.MANIFEST, released)
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target, delete=False) as partial:
-            _zip(folder, partial)
+            _zip(folder, members, partial)
     os.chmod(partial.name, 0o644)
     os.replace(partial.name, path)
     return path
@@ -229,14 +231,14 @@ def _set_manifest(path: Path, released: bool) -> None:
     path.write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _zip(folder: Path, target: IO[bytes]) -> None:
-    """Pack a folder so that the same files give the same bytes, anywhere and at any time.
+def _zip(folder: Path, members: list[Path], target: IO[bytes]) -> None:
+    """Pack files of a folder so that the same files give the same bytes, anywhere and at any time.
 
     Sorted, one time, one mode, and stored: compressed bytes differ between versions of zlib,
     and weights hardly shrink.
     """
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as packed:
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        for path in members:
             member = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)
             member.create_system, member.external_attr = 3, 0o100644 << 16
             packed.writestr(member, path.read_bytes())

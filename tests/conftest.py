@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from training.data import Images
 
-SCRUBBED = ("JAVA_HOME", "PYTHONPATH", "TS_CONFIG_FILE", "LOG_LOCATION")
+SCRUBBED = ("JAVA_HOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "TS_CONFIG_FILE", "LOG_LOCATION")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
 
@@ -31,6 +31,7 @@ def environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in (*SCRUBBED, *PROXIES, *map(str.upper, PROXIES)):
             patch.delenv(name, raising=False)
+        patch.setattr(sys, "dont_write_bytecode", False)
         yield
 
 

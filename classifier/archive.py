@@ -20,6 +20,7 @@ from .errors import ArchiveError
 TRAVELS = (
     "handler/__init__.py",
     "handler/answer.py",
+    "handler/explanation.py",
     "handler/metrics.py",
     "handler/question.py",
     "handler/torchserve.py",
@@ -27,6 +28,7 @@ TRAVELS = (
     "model/classifier.py",
     "model/codecs.py",
     "model/engine.py",
+    "model/explanation.py",
     "model/image.py",
     "model/net.py",
     "model/weights.py",

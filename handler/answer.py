@@ -17,9 +17,9 @@ class Answer:
     body: bytes
 
 
-def ok(value: Any) -> Answer:
-    """Answer with a JSON value, laid out as TorchServe does."""
-    return Answer(HTTPStatus.OK, _json(value))
+def ok(value: Any, indent: bool = True) -> Answer:
+    """Answer with a JSON value, laid out as TorchServe does, or in one line."""
+    return Answer(HTTPStatus.OK, _json(value, indent))
 
 
 def error(status: HTTPStatus, message: str) -> Answer:
@@ -29,5 +29,5 @@ def error(status: HTTPStatus, message: str) -> Answer:
     return Answer(status, _json(body))
 
 
-def _json(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2)
+def _json(value: Any, indent: bool = True) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from handler import answer
 from handler.answer import Answer
+from handler.explanation import explain
 from handler.metrics import REFUSED, Metrics
 from handler.question import read
 from handler.torchserve import hasten
@@ -81,10 +82,10 @@ class ClassifierHandler:
         # A client can send this header, too; but it sends an image with it.
         if headers.get("describe") == "True" and not parts:
             return answer.ok(self.describe())
-        if headers.get("explain") == "True":
-            return answer.error(HTTPStatus.NOT_IMPLEMENTED, "this model gives no explanations")
         try:
-            return read(parts, self.model, self.version)
+            question = read(parts, self.model, self.version)
+            # TorchServe sets this header itself, and drops that of a client.
+            return explain(question) if headers.get("explain") == "True" else question
         except ImageError as error:
             return answer.error(HTTPStatus.BAD_REQUEST, str(error))
 

@@ -2,6 +2,7 @@
 
 from .classifier import Classifier, LabelsError, load
 from .engine import EngineError
+from .explanation import ExplanationError
 from .image import ImageError, decode
 from .net import Net
 from .weights import WeightsError
@@ -9,6 +10,7 @@ from .weights import WeightsError
 __all__ = [
     "Classifier",
     "EngineError",
+    "ExplanationError",
     "ImageError",
     "LabelsError",
     "Net",

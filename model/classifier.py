@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import engine as engines
+from . import weights
+from .explanation import Explainer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     import torch
@@ -32,11 +35,15 @@ class Classifier:
     Args:
         engine: what runs the net.
         labels: one for each output of the net, in order.
+        explainer: makes what explains answers; it is called when that is first asked for.
     """
 
-    def __init__(self, engine: Engine, labels: Sequence[str]) -> None:
+    def __init__(
+        self, engine: Engine, labels: Sequence[str], explainer: Callable[[], Explainer]
+    ) -> None:
         self.engine = engine
         self.labels = tuple(labels)
+        self._explainer = functools.cache(explainer)
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify a batch.
@@ -53,6 +60,25 @@ class Classifier:
         """Return the likeliest labels of one row of probabilities, likeliest first."""
         order = (-probabilities).argsort(kind="stable")[:count]
         return {self.labels[i]: float(probabilities[i]) for i in order}
+
+    def explain(self, pixels: NDArray[np.uint8], label: int) -> NDArray[np.float32]:
+        """Tell how much each pixel of an image speaks for a label (see `Explainer.map`).
+
+        The float net is explained, whichever engine answers; it is read from the folder that the
+        classifier was loaded from when this is first asked.
+
+        Args:
+            pixels: uint8 32×32×3 RGB.
+            label: its index in `labels`.
+
+        Returns:
+            float32 32×32 in [-1, 1].
+
+        Raises:
+            ExplanationError: what explains is not installed.
+            WeightsError: the weights have gone, or are others than those of the lock.
+        """
+        return self._explainer().map(pixels, label)
 
 
 def load(
@@ -76,7 +102,12 @@ def load(
     """
     folder = Path(folder)
     labels = read_labels(folder / "index_to_name.json")
-    return Classifier(engines.load(folder, len(labels), engine, device, threads), labels)
+
+    def explainer() -> Explainer:
+        state = weights.read(folder / weights.WEIGHTS, folder / weights.LOCK)
+        return Explainer(weights.fit(state, len(labels)), threads)
+
+    return Classifier(engines.load(folder, len(labels), engine, device, threads), labels, explainer)
 
 
 def read_labels(path: Path) -> list[str]:

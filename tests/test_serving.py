@@ -163,12 +163,6 @@ def test_the_released_archive_answers_with_integers(server: Deployment) -> None:
         assert answer.json() == pytest.approx(classifier.top(row), abs=1e-4)
 
 
-def test_gives_no_explanations_yet(server: Deployment) -> None:
-    url = f"{server.inference}/explanations/cifar10"
-    answer = requests.post(url, data=SAMPLE.read_bytes(), timeout=60)
-    assert_is_error(answer, "no explanations", 501)
-
-
 def test_a_body_over_the_limit_gets_413(server: Deployment) -> None:
     limit = int(server.port("max_request_size"))
     assert server.predict(os.urandom(limit - 1000)).status_code == 400  # taken, and no image

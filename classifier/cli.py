@@ -9,7 +9,7 @@ from typing import Annotated
 import httpx
 import typer
 
-from .commands import predicting, releasing, serving
+from .commands import browsing, predicting, releasing, serving
 from .errors import ClassifierError
 from .server import Place
 
@@ -53,6 +53,7 @@ for command in (
     releasing.promote,
     releasing.rollback,
     releasing.history,
+    browsing.ui,
 ):
     app.command()(command)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import httpx
+from packaging.version import Version
 
 from . import history, store
 from .errors import ClassifierError
@@ -17,6 +18,26 @@ if TYPE_CHECKING:
     from .server import Server
 
 LOCK = "weights.lock"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that a server serves.
+
+    Attributes:
+        name: of the model.
+        default: the version that answers where none is asked for.
+        ready: the READY workers of each version.
+    """
+
+    name: str
+    default: str
+    ready: dict[str, int]
+
+    @property
+    def versions(self) -> list[str]:
+        """Its versions, the oldest first."""
+        return sorted(self.ready, key=Version)
 
 
 @dataclass(frozen=True)
@@ -48,7 +69,7 @@ def rows(server: Server) -> list[Row]:
     place = server.place
     accuracies = dict(filter(None, map(_look_into, place.model_store.glob("*.mar"))))
     named = {(r.model, v) for r in server.releases for v in r.versions}
-    ready, defaults = _served(server)
+    ready, defaults = _running(server)
     when = {(entry.model, entry.after): entry.when for entry in history.read(place.history)}
     found = []
     for model, version in sorted(named | accuracies.keys() | ready.keys()):
@@ -83,20 +104,24 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _served(server: Server) -> tuple[dict[tuple[str, str], int], dict[str, str]]:
+def served(server: Server) -> list[Served]:
+    """Return what a running server serves.
+
+    Raises:
+        httpx.TransportError, ServerError: it does not answer, or refuses.
+    """
+    api = server.management
+    return [Served(name, api.default(name), api.versions(name)) for name in api.models()]
+
+
+def _running(server: Server) -> tuple[dict[tuple[str, str], int], dict[str, str]]:
     """Return the READY workers of each served version, and each model's default."""
-    if server.process() is None:
-        return {}, {}
     try:
-        names = server.management.models()
-        ready = {
-            (model, version): count
-            for model in names
-            for version, count in server.management.versions(model).items()
-        }
-        return ready, {model: server.management.default(model) for model in names}
+        models = served(server) if server.process() is not None else []
     except (httpx.TransportError, ClassifierError):
-        return {}, {}
+        models = []
+    ready = {(m.name, version): count for m in models for version, count in m.ready.items()}
+    return ready, {model.name: model.default for model in models}
 
 
 def _look_into(archive: Path) -> tuple[tuple[str, str], float | None] | None:

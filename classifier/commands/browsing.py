@@ -1,0 +1,41 @@
+"""The command for the browser."""
+
+from __future__ import annotations
+
+import socket
+import webbrowser
+from typing import Annotated
+
+import typer
+
+from ..errors import ServerError
+from ..server import Server
+
+LOOPBACK = ("127.0.0.1", "localhost")
+
+
+def ui(
+    context: typer.Context,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8090,
+    open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Serve a page to try pictures, and the API's description: classifier ui --open"""
+    import uvicorn
+
+    from ..ui.app import build
+
+    server = Server(context.obj)
+    if server.process() is None:
+        raise ServerError("TorchServe is not running: `make serve` starts it")
+    try:
+        listener = socket.create_server((LOOPBACK[0], port))
+    except OSError as error:
+        raise ServerError(
+            f"port {port} can't be used ({error.strerror}): choose another by --port"
+        ) from None
+    url = f"http://{LOOPBACK[0]}:{listener.getsockname()[1]}"
+    typer.echo(f"{url}  (the API is at {url}/docs; Ctrl-C ends it)")
+    if open_:
+        webbrowser.open(url)  # who asks before the application runs is answered when it does
+    app = build(server, list(LOOPBACK))
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])

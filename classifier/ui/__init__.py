@@ -1,0 +1,1 @@
+"""The browser's side: a page for people, and a Swagger page over the API's description."""

@@ -1,0 +1,187 @@
+"""The ASGI application of `classifier ui`: pages, and the API that they ask, at one address.
+
+    /                   the page for people
+    /docs               the Swagger page, over /openapi.json
+    /served, /samples   what is served, and pictures to try
+    all other paths     those of the description, passed on to TorchServe
+
+All is at one address, so that no other site's page can ask: it sends no CORS headers, and answers
+under no other name than its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from http import HTTPStatus
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from .. import listing, pictures
+from ..errors import ClassifierError
+from . import openapi
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from ..server import Server
+
+STATIC = Path(__file__).with_name("static")
+SAMPLES = Path("samples")
+TIMEOUT = 120.0
+"""Seconds that an answer may take; the first explanation of a worker is the slowest."""
+MOST_BYTES = 16 * 2**20
+"""What TorchServe takes where its configuration does not tell otherwise (max_request_size)."""
+PASSED_ON = ("content-type", "x-model-version", "x-batch-size", "x-request-id")
+"""Headers of an answer that reach the browser."""
+GUARDS = {
+    # What a page may load: nothing from elsewhere. Swagger's page has styles of its own.
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cache-Control": "no-cache",
+}
+"""Headers of each answer, which keep a browser from doing more than the pages need."""
+
+
+class Interface:
+    """What the pages ask of one server."""
+
+    def __init__(self, server: Server, samples: Path = SAMPLES) -> None:
+        self._server = server
+        found = pictures.find([str(samples)]) if samples.is_dir() else []
+        self._samples = {Path(source.name).name: Path(source.name) for source in found}
+        self._http = httpx.AsyncClient(base_url=server.inference, timeout=TIMEOUT, trust_env=False)
+
+    def served(self, _: Request) -> Response:
+        """Tell what is served."""
+        told = [
+            {"name": model.name, "default": model.default, "versions": model.versions}
+            for model in listing.served(self._server)
+        ]
+        return JSONResponse(told)
+
+    def samples(self, _: Request) -> Response:
+        """Tell which pictures there are to try."""
+        return JSONResponse(sorted(self._samples))
+
+    def sample(self, request: Request) -> Response:
+        """Send one of them."""
+        path = self._samples.get(request.path_params["name"])
+        if path is None:
+            raise HTTPException(404, "there is no such sample")
+        return FileResponse(path)
+
+    def description(self, _: Request) -> Response:
+        """Send the API's description, with what is served now."""
+        served = listing.served(self._server)
+        example = next((path.read_bytes() for path in self._samples.values()), None)
+        return JSONResponse(openapi.describe(served, example))
+
+    async def forward(self, request: Request) -> Response:
+        """Pass a request on to TorchServe, and its answer back."""
+        headers = {"Content-Type": request.headers.get("content-type", "")}
+        headers |= await run_in_threadpool(self._server.authorization)
+        answer = await self._http.request(
+            request.method,
+            request.scope["raw_path"].decode("ascii"),
+            content=await request.body(),
+            headers=headers,
+        )
+        kept = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
+        return Response(answer.content, answer.status_code, kept)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        """Close the connections in the end."""
+        async with self._http:
+            yield
+
+
+def build(server: Server, hosts: list[str], samples: Path = SAMPLES) -> Starlette:
+    """Return the application.
+
+    Args:
+        server: a running one.
+        hosts: the names under which it answers.
+        samples: a folder of pictures to try.
+    """
+    interface = Interface(server, samples)
+    page = partial(FileResponse, media_type="text/html")
+    swagger = files("swagger_ui") / "static"
+    routes = [
+        Route("/", lambda _: page(STATIC / "index.html")),
+        Route("/docs", lambda _: page(STATIC / "docs.html")),
+        Route("/served", interface.served),
+        Route("/samples", interface.samples),
+        Route("/samples/{name}", interface.sample),
+        Route("/openapi.json", interface.description),
+        Mount("/static", StaticFiles(directory=STATIC)),
+        Mount("/swagger", StaticFiles(directory=str(swagger))),
+        *(
+            Route(path, interface.forward, methods=[method.upper() for method in operations])
+            for path, operations in openapi.describe([])["paths"].items()
+        ),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
+            Middleware(_Guard),
+        ],
+        exception_handlers={
+            HTTPException: _refuse,
+            httpx.TransportError: _fail,
+            ClassifierError: _fail,
+        },
+        lifespan=interface.lifespan,
+        max_body_size=int(server.properties.get("max_request_size", MOST_BYTES)),
+    )
+
+
+class _Guard:
+    """Puts GUARDS into each answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(GUARDS)
+            await send(message)
+
+        await self._app(scope, receive, guarded)
+
+
+def _refuse(_: Request, error: Exception) -> Response:
+    """Answer an error in TorchServe's form."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return _error(status, str(getattr(error, "detail", error)))
+
+
+def _fail(_: Request, error: Exception) -> Response:
+    """Say that TorchServe does not answer, or refuses."""
+    return _error(502, f"TorchServe gives no answer: {error or type(error).__name__}")
+
+
+def _error(status: int, message: str) -> Response:
+    body = {"code": status, "type": HTTPStatus(status).phrase, "message": message}
+    return JSONResponse(body, status)

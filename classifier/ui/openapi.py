@@ -1,0 +1,59 @@
+"""The OpenAPI 3.1 description of what a running server serves."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..listing import Served
+
+DESCRIPTION = Path(__file__).with_name("openapi.yaml")
+EXAMPLE_SIDE = 48
+"""Pixels a side of the image in examples: its base64 should not fill the page."""
+
+
+def describe(served: Iterable[Served], example: bytes | None = None) -> dict[str, Any]:
+    """Return the description, with the models and versions that are served.
+
+    Args:
+        served: what is served.
+        example: an image file, for the examples of JSON bodies.
+    """
+    told: dict[str, Any] = yaml.safe_load(DESCRIPTION.read_text())
+    components, models = told["components"], list(served)
+    if models:
+        _offer(components["parameters"]["model"], [model.name for model in models])
+        versions = sorted({version for model in models for version in model.versions})
+        _offer(components["parameters"]["version"], versions)
+    if example is not None:
+        _show(components["schemas"], _thumbnail(example))
+    return told
+
+
+def _offer(parameter: dict[str, Any], values: list[str]) -> None:
+    parameter["schema"]["enum"] = values
+    parameter["example"] = values[0]
+
+
+def _show(schemas: dict[str, Any], image: str) -> None:
+    """Let the examples of JSON bodies hold a real image."""
+    instances = {"instances": [{"b64": image}]}
+    files = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [image]}
+    for name in ("Instances", "FewInstances"):
+        schemas[name]["examples"] = [instances]
+    schemas["InferRequest"]["examples"] = [{"id": "mine", "inputs": [files]}]
+
+
+def _thumbnail(image: bytes) -> str:
+    """Return a small JPEG of an image file, in base64."""
+    small, file = Image.open(io.BytesIO(image)).convert("RGB"), io.BytesIO()
+    small.resize((EXAMPLE_SIDE, EXAMPLE_SIDE)).save(file, "JPEG", quality=60)
+    return base64.b64encode(file.getvalue()).decode()

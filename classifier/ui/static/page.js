@@ -1,0 +1,168 @@
+// The page for people: pictures in, bars and heat maps out. It asks /predictions and /explanations.
+
+const MOST_CARDS = 20; // older pictures make room
+const $ = (id) => document.getElementById(id);
+const pictures = new Map(); // of each card on the page: the file, and where the browser keeps it
+
+let served = [];
+
+async function begin() {
+  served = await json("/served");
+  fill($("model"), served.map((model) => [model.name, model.name]));
+  $("model-label").hidden = served.length < 2;
+  showVersions();
+}
+
+function listen() {
+  $("model").addEventListener("change", () => { showVersions(); askAgain(); });
+  for (const id of ["version", "other", "explain"]) $(id).addEventListener("change", askAgain);
+  $("settings").addEventListener("submit", (event) => event.preventDefault());
+  $("file").addEventListener("change", () => { add([...$("file").files]); $("file").value = ""; });
+  document.addEventListener("paste", (event) => add([...event.clipboardData.files]));
+  document.addEventListener("dragover", (event) => { event.preventDefault(); $("drop").classList.add("over"); });
+  document.addEventListener("dragleave", () => $("drop").classList.remove("over"));
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    $("drop").classList.remove("over");
+    add([...event.dataTransfer.files]);
+  });
+}
+
+function showVersions() {
+  const model = served.find((each) => each.name === $("model").value) ?? served[0];
+  const versions = [...model.versions].reverse();
+  const named = versions.map((v) => [v, v === model.default ? `${v} (default)` : v]);
+  fill($("version"), named, model.default);
+  fill($("other"), [["", "nothing"], ...named]);
+}
+
+function fill(select, options, chosen) {
+  select.replaceChildren(...options.map(([value, text]) => new Option(text, value, false, value === chosen)));
+}
+
+async function showSamples() {
+  for (const name of await json("/samples")) {
+    const button = document.createElement("button");
+    const image = new Image();
+    image.src = `/samples/${encodeURIComponent(name)}`;
+    image.alt = `Try ${name}`;
+    button.append(image);
+    button.addEventListener("click", async () => {
+      const data = await (await fetch(image.src)).blob();
+      add([new File([data], name, { type: data.type })]);
+    });
+    $("samples").append(button);
+  }
+}
+
+function add(files) {
+  for (const file of files) {
+    const card = $("card").content.firstElementChild.cloneNode(true);
+    const address = URL.createObjectURL(file);
+    card.querySelector("img").src = address;
+    card.querySelector("img").alt = file.name;
+    card.querySelector("figcaption").textContent = file.name;
+    pictures.set(card, { file, address });
+    $("results").prepend(card);
+    ask(card);
+  }
+  while ($("results").children.length > MOST_CARDS) remove($("results").lastElementChild);
+}
+
+function remove(card) {
+  URL.revokeObjectURL(pictures.get(card).address);
+  pictures.delete(card);
+  card.remove();
+}
+
+function askAgain() {
+  for (const card of pictures.keys()) ask(card);
+}
+
+// Ask the versions that are chosen; what an earlier choice still brings is dropped.
+async function ask(card) {
+  await begun; // a picture can come before it is known what answers
+  const versions = [...new Set([$("version").value, $("other").value].filter(Boolean))];
+  const asked = versions.map((version) => one(card, version));
+  card.asked = asked;
+  say("Asking …");
+  const answers = await Promise.all(asked);
+  if (card.asked !== asked) return;
+  card.querySelector(".answers").replaceChildren(...answers);
+  say("");
+}
+
+async function one(card, version) {
+  const section = $("answer").content.firstElementChild.cloneNode(true);
+  section.querySelector("h2").textContent = `Version ${version}`;
+  const { file, address } = pictures.get(card);
+  const path = `${encodeURIComponent($("model").value)}/${encodeURIComponent(version)}`;
+  const wantsMap = $("explain").checked;
+  try {
+    const [probabilities, explanation] = await Promise.all([
+      json(`/predictions/${path}`, file),
+      wantsMap ? json(`/explanations/${path}`, file) : undefined,
+    ]);
+    section.querySelector("tbody").append(...Object.entries(probabilities).map(row));
+    if (wantsMap) showMap(section.querySelector(".map"), explanation, address);
+  } catch (error) {
+    const told = section.querySelector(".error");
+    told.textContent = error.message;
+    told.hidden = false;
+  }
+  return section;
+}
+
+function row([label, probability]) {
+  const line = document.createElement("tr");
+  const percent = `${(100 * probability).toFixed(1)} %`;
+  const [name, bar, value] = ["th", "td", "td"].map((tag) => document.createElement(tag));
+  name.scope = "row";
+  name.textContent = label;
+  bar.className = "bar";
+  bar.ariaHidden = "true";
+  bar.append(document.createElement("div"));
+  bar.firstChild.style.width = percent.replace(" ", "");
+  value.className = "percent";
+  value.textContent = percent;
+  line.append(name, bar, value);
+  return line;
+}
+
+function showMap(figure, { label, map }, address) {
+  figure.querySelector("img").src = address;
+  figure.querySelector("b").textContent = label;
+  const canvas = figure.querySelector("canvas");
+  canvas.ariaLabel = `What speaks for ${label}, and what against it`;
+  const context = canvas.getContext("2d");
+  const pixels = context.createImageData(32, 32);
+  map.flat().forEach((value, at) => {
+    const colour = value > 0 ? [255, 106, 0] : [22, 128, 255];
+    pixels.data.set([...colour, 255 * Math.min(1, Math.sqrt(Math.abs(value)))], 4 * at);
+  });
+  context.putImageData(pixels, 0, 0);
+  figure.hidden = false;
+}
+
+// Fetch JSON; an error says what the server says.
+async function json(path, body) {
+  let answer;
+  try {
+    const headers = { "Content-Type": "application/octet-stream" };
+    answer = await fetch(path, body && { method: "POST", headers, body });
+  } catch {
+    throw new Error("No answer: is `classifier ui` still running?");
+  }
+  if (answer.ok) return answer.json();
+  const told = await answer.json().catch(() => ({}));
+  const remark = answer.status === 413 ? "the picture is too large" : answer.statusText;
+  throw new Error(told.message ?? `${answer.status}: ${remark}`);
+}
+
+function say(text) {
+  $("status").textContent = text;
+}
+
+listen();
+const begun = begin();
+begun.then(showSamples).catch((error) => say(error.message));

@@ -1,0 +1,62 @@
+"""The API's description is true: what it tells is what the running server takes and answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from classifier import listing
+from classifier.ui import openapi
+
+from .images import SAMPLE
+
+if TYPE_CHECKING:
+    from .deployment import Deployment
+
+UNTRUE = {
+    # JSON Schema can't tell which bytes are an image, or how much data a shape holds.
+    "positive_data_acceptance",
+    # What is wrong with one image of several is said in its place, and the others are answered.
+    "negative_data_rejection",
+    # TorchServe answers TRACE, which has no body, as it answers POST.
+    "unsupported_method",
+}
+"""What schemathesis would check, and can't be so."""
+
+
+def test_any_request_is_answered_as_described(deployment: Deployment, tmp_path: Path) -> None:
+    deployment.start()
+    told = openapi.describe(listing.served(deployment.server), SAMPLE.read_bytes())
+    description = tmp_path / "openapi.json"
+    description.write_text(json.dumps(told))
+    tried = subprocess.run(
+        [
+            Path(sys.executable).with_name("schemathesis"),
+            "run",
+            description,
+            f"--url={deployment.inference}",
+            "--phases=examples,coverage,fuzzing",
+            f"--exclude-checks={','.join(UNTRUE)}",
+            "--max-examples=30",
+            "--seed=1",
+            "--request-timeout=60",
+            "--no-color",
+        ],
+        env=os.environ | {"SCHEMATHESIS_HOOKS": "tests.openapi_hooks"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    operations = sum(len(methods) for methods in told["paths"].values())
+    assert tried.returncode == 0, tried.stdout[-8000:] + tried.stderr
+    assert f"Tested: {operations}" in tried.stdout, tried.stdout
+
+
+def test_without_a_server_it_is_a_description_all_the_same() -> None:
+    told = openapi.describe([])
+    assert told["openapi"].startswith("3.1")
+    assert "enum" not in told["components"]["parameters"]["model"]["schema"]

@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import yaml
 from joblib import cpu_count
@@ -30,6 +31,8 @@ ADDRESSES = {
 GRPC_PORTS = {"grpc_inference_port": "7070", "grpc_management_port": "7071"}
 """TorchServe's own defaults, where config.properties is silent; and readiness_address, which is
 the monitor's."""
+EVERYWHERE = "0.0.0.0"  # noqa: S104
+"""The host that stands for every interface: one can listen on it, but not ask it."""
 LOADING = ("model_snapshot", "load_models", "models")
 """Settings that say what is served: releases.toml takes their place."""
 
@@ -66,7 +69,18 @@ def read(path: Path) -> Properties:
 
 
 def address(properties: Properties, kind: str) -> str:
-    """Return the URL of `inference`, `management`, `metrics` or `readiness`."""
+    """Return the URL at which to ask `inference`, `management`, `metrics` or `readiness`.
+
+    Where it listens on every interface, that is loopback.
+    """
+    url = listening(properties, kind)
+    if urlsplit(url).hostname != EVERYWHERE:
+        return url
+    return url.replace(EVERYWHERE, "127.0.0.1", 1)
+
+
+def listening(properties: Properties, kind: str) -> str:
+    """Return the URL on which `inference`, `management`, `metrics` or `readiness` listens."""
     key = f"{kind}_address"
     return properties.get(key, ADDRESSES[key])
 

@@ -2,6 +2,7 @@
 
     GET /ready   200 where each version that is released can answer, else 503; both with reasons
     GET /live    200 while TorchServe runs, else 503
+    GET /metrics TorchServe's metrics: those who may not reach its own port get no more than these
 
 TorchServe starts a worker that failed again and again, but only for `maxRetryTimeoutInSec`; then
 it gives up without a word, takes requests for it nevertheless, and lets them wait for ever. No
@@ -44,6 +45,7 @@ MOST = 3
 LAST_TRY = 1.5
 """TorchServe tries for the last time at up to so many times `maxRetryTimeoutInSec`: its pauses
 grow, and one that began in time ends after it."""
+METRICS_TIMEOUT = 5.0  # seconds
 REPLACE_DEADLINE = 60.0  # seconds until dead workers are out of the list
 LOG = "monitor.log"
 LOG_BYTES = 1_000_000
@@ -126,14 +128,28 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/live":
             running = self.watched.process() is not None
             self._answer([] if running else ["TorchServe does not run"])
+        elif self.path == "/metrics":
+            self._pass_metrics_on()
         else:
-            self.send_error(HTTPStatus.NOT_FOUND, "ask for /ready or /live")
+            self.send_error(HTTPStatus.NOT_FOUND, "ask for /ready, /live or /metrics")
+
+    def _pass_metrics_on(self) -> None:
+        url = config.address(self.watched.properties, "metrics") + "/metrics"
+        try:
+            answer = httpx.get(url, timeout=METRICS_TIMEOUT, trust_env=False)
+        except httpx.TransportError:
+            self.send_error(HTTPStatus.BAD_GATEWAY, "TorchServe gives no metrics")
+            return
+        self._send(answer.status_code, answer.headers["Content-Type"], answer.content)
 
     def _answer(self, reasons: list[str]) -> None:
         status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
         body = json.dumps({"ready": not reasons, "reasons": reasons}).encode() + b"\n"
+        self._send(status, "application/json", body)
+
+    def _send(self, status: int, content_type: str, body: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         with contextlib.suppress(OSError):  # whoever asked has gone
@@ -177,7 +193,7 @@ def main() -> None:
 
 def _endpoint(server: Server) -> ThreadingHTTPServer:
     """Listen at readiness_address."""
-    address = urlsplit(config.address(server.properties, "readiness"))
+    address = urlsplit(config.listening(server.properties, "readiness"))
     told = {"readiness": Readiness(server), "watched": server}
     where = (address.hostname or "127.0.0.1", address.port or 80)
     return ThreadingHTTPServer(where, type("Handler", (_Handler,), told))

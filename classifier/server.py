@@ -173,7 +173,13 @@ class Server:
 
     def process(self) -> psutil.Process | None:
         """Return the server's process, or None where what was started runs no more."""
-        return process.find(self._state().get("identity"))
+        return process.find(self.identity)
+
+    @property
+    def identity(self) -> str | None:
+        """The identity of what was started; None where nothing is noted."""
+        identity: str | None = self._state().get("identity")
+        return identity
 
     @property
     def monitor(self) -> str | None:
@@ -192,8 +198,11 @@ class Server:
         with process.exclusive(where / "lock", f"another start or stop in {where} is under way"):
             yield
 
-    def start(self) -> None:
+    def start(self, to_stdout: bool = False) -> None:
         """Start TorchServe and wait until it serves what releases.toml says.
+
+        Args:
+            to_stdout: whether what TorchServe and Java print goes to stdout, or else to a file.
 
         Raises:
             ServerError: it does not come to that; what was started is stopped again.
@@ -203,7 +212,7 @@ class Server:
         self._clean()
         self._check_ports()
         try:
-            self._launch(archives)
+            self._launch(archives, to_stdout)
             self._wait()
             self._warm_up()
             self._watch()
@@ -292,7 +301,7 @@ class Server:
             host = self.properties.get(key.replace("port", "address"), "127.0.0.1")
             _check_port(host, int(self.properties.get(key, fallback)), key)
 
-    def _launch(self, archives: dict[str, str]) -> None:
+    def _launch(self, archives: dict[str, str], to_stdout: bool) -> None:
         """Run `torchserve --start`, which leaves Java behind, and note which process that is."""
         java_home, remark = java.home()
         if remark:
@@ -317,13 +326,14 @@ class Server:
         command += ["--ts-config", str(generated.resolve())]
         environment = _environment(java_home, temporary, self.place.logs)
         environment |= config.threads(self.releases, self.place.model_config)
-        with (self.place.logs / CONSOLE).open("w") as output:
+        console = None if to_stdout else (self.place.logs / CONSOLE).open("w")
+        with console or contextlib.nullcontext():
             subprocess.run(
                 command,
                 cwd=self.place.run,  # where it writes its tokens
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=console,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 check=False,
@@ -382,6 +392,8 @@ class Server:
         failure = log.worker_failure(log.read(self.place.logs))
         if failure:
             raise ServerError(f"a worker can't start: {failure} (see {self.place.logs})")
+        if self.token(Kind.MANAGEMENT) and not (self.place.run / tokens.KEY_FILE).exists():
+            return ["it has made no tokens yet"]
         # Archives are registered before the management port opens: what is missing failed.
         missing = management.unregistered(self.management, self.releases)
         if missing:
@@ -390,8 +402,9 @@ class Server:
 
     def _failure(self, what: str) -> str:
         """Return a message with the cause from the log."""
-        console = (self.place.logs / CONSOLE).read_text(errors="replace")
-        reason = log.cause(log.read(self.place.logs)) or " ".join(console.splitlines()[-3:])
+        console = self.place.logs / CONSOLE
+        printed = console.read_text(errors="replace").splitlines() if console.exists() else []
+        reason = log.cause(log.read(self.place.logs)) or " ".join(printed[-3:])
         return f"{what}: {reason or 'no cause is logged'} (see {self.place.logs})"
 
     def _state(self) -> dict[str, Any]:

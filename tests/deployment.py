@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -52,7 +53,7 @@ class Deployment:
             warm_up=0,
         )
         self.place.model_store.mkdir(parents=True)
-        self.place.config.write_text(_onfree_ports(Path("config.properties").read_text()))
+        self.place.config.write_text(on_free_ports(Path("config.properties").read_text()))
         settings = yaml.safe_load(Path("model/model-config.yaml").read_text())
         if batch_delay is not None:
             settings["maxBatchDelay"] = batch_delay
@@ -96,8 +97,7 @@ class Deployment:
 
     def configure(self, path: Path) -> None:
         """Take a committed configuration, on this server's ports."""
-        ports = {key: self.port(key) for key in PORTS}
-        self.place.config.write_text(_with_ports(path.read_text(), ports))
+        self.place.config.write_text(with_ports(path.read_text(), self.ports))
 
     def start(self) -> None:
         """Start, and wait until it serves what is released."""
@@ -113,8 +113,7 @@ class Deployment:
         folder.mkdir(parents=True)
         shutil.copytree("deploy", folder / "deploy")
         (folder / "model_store").symlink_to(self.place.model_store)
-        ports = {key: self.port(key) for key in PORTS}
-        (folder / configuration).write_text(_with_ports(configuration.read_text(), ports))
+        (folder / configuration).write_text(with_ports(configuration.read_text(), self.ports))
         environment = {**os.environ, "TMPDIR": str(self.place.run), "TEMP": str(self.place.run)}
         programs = Path(sys.executable).parent
         environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
@@ -164,25 +163,27 @@ class Deployment:
         """Return a setting of config.properties."""
         return config.read(self.place.config)[key]
 
+    @property
+    def ports(self) -> dict[str, int]:
+        """The ports of config.properties, by key."""
+        return {key: int(self.port(key).rpartition(":")[2]) for key in PORTS}
+
     def log_tail(self, lines: int = 60) -> str:
         """Return the end of the log."""
         return "\n".join(log.read(self.place.logs).splitlines()[-lines:])
 
 
-def _onfree_ports(text: str) -> str:
-    """Put free ports into the text of a configuration."""
-    free = [str(port) for port in free_ports(len(PORTS))]
-    addresses = [
-        port if key.endswith("_port") else f"http://127.0.0.1:{port}"
-        for key, port in zip(PORTS, free, strict=True)
-    ]
-    return _with_ports(text, dict(zip(PORTS, addresses, strict=True)))
+def on_free_ports(text: str) -> str:
+    """Put free ports into the text of a configuration; the hosts stay as they are."""
+    return with_ports(text, dict(zip(PORTS, free_ports(len(PORTS)), strict=True)))
 
 
-def _with_ports(text: str, ports: dict[str, str]) -> str:
-    """Put ports into the text of a configuration, by key."""
-    lines = [line.partition("=") for line in text.splitlines()]
-    return "".join(f"{key}{equals}{ports.get(key, value)}\n" for key, equals, value in lines)
+def with_ports(text: str, ports: dict[str, int]) -> str:
+    """Put ports into the text of a configuration, by key; the hosts stay as they are."""
+    for key, port in ports.items():
+        text, count = re.subn(rf"^({key}=.*?)\d+$", rf"\g<1>{port}", text, flags=re.MULTILINE)
+        assert count == 1, key
+    return text
 
 
 def free_ports(count: int) -> list[int]:

@@ -80,5 +80,5 @@ def test_everything_listens_on_loopback(deployment: Deployment, path: str) -> No
     }
     assert len(listening) == len(PORTS) - 1, "all but the monitor's"
     assert all(ip in ("127.0.0.1", "::ffff:127.0.0.1") for ip, _ in listening), listening
-    readiness = config.address(deployment.server.properties, "readiness")
+    readiness = config.listening(deployment.server.properties, "readiness")
     assert readiness.startswith("http://127.0.0.1:")

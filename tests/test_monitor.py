@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from classifier import monitor
 from classifier.errors import ServerError
@@ -73,6 +74,23 @@ def test_ready_follows_what_is_served(deployment: Deployment) -> None:
     wait_for(lambda: ask(deployment)[1]["reasons"] == ["TorchServe does not run"])
     said = classifier(*deployment.options, "ready")
     assert (said.returncode, said.stdout) == (1, "not ready: TorchServe does not run\n")
+
+
+def test_metrics_are_passed_on(deployment: Deployment) -> None:
+    """So that Prometheus needs no way to TorchServe's own port."""
+    deployment.start()
+    url = deployment.port("readiness_address") + "/metrics"
+    passed = httpx.get(url, timeout=60)
+    own = httpx.get(deployment.port("metrics_address") + "/metrics", timeout=60)
+    assert passed.headers["Content-Type"] == own.headers["Content-Type"]
+    families = {family.name for family in text_string_to_metric_families(passed.text)}
+    assert families == {family.name for family in text_string_to_metric_families(own.text)}
+    assert "ts_inference_requests" in families
+    process = deployment.server.process()
+    assert process is not None
+    process.kill()
+    wait_for(lambda: httpx.get(url, timeout=60).status_code == 502)
+    assert httpx.get(url.replace("metrics", "models"), timeout=60).status_code == 404
 
 
 def test_a_worker_that_is_ready_but_answers_nothing_is_noticed(

@@ -56,6 +56,12 @@ def test_tokens_are_wanted_given_and_renewed(
     server.check()
 
 
+def test_tokens_that_are_not_there_yet_are_no_failure_of_a_start(production: Deployment) -> None:
+    """On a busy machine Java takes longer to write them than `token` waits for them."""
+    production.place.run.mkdir()
+    assert production.server._progress() == ["it has made no tokens yet"]
+
+
 def test_the_command_prints_a_token_that_curl_can_use(production: Deployment) -> None:
     production.start()
     for kind, url in (

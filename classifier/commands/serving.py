@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from .. import archive as archives
+from .. import foreground as in_foreground
 from .. import log, monitor
 from ..errors import ServerError
 from ..readiness import Readiness
@@ -38,9 +39,27 @@ def archive(
     typer.echo(archives.build(model, version, weights, context.obj.model_store))
 
 
-def serve(context: typer.Context) -> None:
+def serve(
+    context: typer.Context,
+    foreground: Annotated[
+        bool,
+        typer.Option(
+            "--foreground",
+            help="Stay until TorchServe ends, or a signal (SIGTERM, SIGINT) stops it as "
+            "`classifier stop` does. Builds nothing, and shows no prediction.",
+        ),
+    ] = False,
+    grace: Annotated[
+        float, typer.Option(min=0, help="In the foreground: as that of `classifier stop`.")
+    ] = 0,
+) -> None:
     """Start TorchServe in the background and show a first prediction: classifier serve"""
     server = Server(context.obj)
+    if foreground:
+        _serve_in_foreground(server, grace)
+        return
+    if grace:
+        raise typer.BadParameter("--grace goes with --foreground, or with `classifier stop`")
     with server.lock():
         if server.process() is not None:
             server.check()
@@ -56,6 +75,12 @@ def serve(context: typer.Context) -> None:
             typer.echo("Starting TorchServe …")
             server.start()
     _show(server)
+
+
+def _serve_in_foreground(server: Server, grace: float) -> None:
+    typer.echo("Starting TorchServe …")
+    in_foreground.run(server, grace, started=lambda: _show_served(server))
+    typer.echo("TorchServe has stopped.")
 
 
 def stop(

@@ -21,6 +21,7 @@ TRAVELS = (
     "handler/__init__.py",
     "handler/answer.py",
     "handler/explanation.py",
+    "handler/keep.py",
     "handler/metrics.py",
     "handler/question.py",
     "handler/torchserve.py",

@@ -46,6 +46,8 @@ WORKERS_PER_GPU = 2
 """One decodes images while the GPU runs what the other has decoded."""
 THREADS = "CLASSIFIER_THREADS"
 """The environment variable that tells workers their threads: JSON, a number by model."""
+KEEP = "CLASSIFIER_KEEP"
+"""The environment variable that tells workers what to keep: JSON, folder and share by model."""
 
 Properties = dict[str, str]
 
@@ -140,6 +142,19 @@ def threads(releases: Iterable[Release], model_config: Path) -> dict[str, str]:
     """Return the environment that tells workers their threads."""
     numbers = {release.model: sizes(release, model_config).threads for release in releases}
     return {THREADS: json.dumps(numbers)}
+
+
+def keeping(releases: Iterable[Release], traffic: Path) -> dict[str, str]:
+    """Return the environment that tells workers which requests to keep, in folders of `traffic`.
+
+    It says so, too, where none are kept: else what the caller's environment says would hold.
+    """
+    told = {
+        release.model: {"folder": str(traffic.resolve() / release.model), "share": release.keep}
+        for release in releases
+        if release.keep is not None
+    }
+    return {KEEP: json.dumps(told)}
 
 
 def generate(

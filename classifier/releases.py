@@ -32,6 +32,8 @@ class Release:
     """Requests that a worker answers at once, at most."""
     delay: int | None = None
     """Milliseconds that a batch waits for more requests."""
+    keep: float | None = None
+    """The share of requests whose pictures are kept for `classifier shadow`, in (0, 1]."""
 
 
 NUMBERS = {"workers": 1, "threads": 1, "batch": 1, "delay": 0}
@@ -82,7 +84,7 @@ def _release(path: Path, model: str, table: Any) -> Release:
 
     if not isinstance(table, dict):
         raise wrong("is no table")
-    unknown = table.keys() - {"default", "versions", *NUMBERS}
+    unknown = table.keys() - {"default", "versions", "keep", *NUMBERS}
     if unknown:
         raise wrong(f"has unknown keys: {', '.join(sorted(unknown))}")
     versions, default = table.get("versions"), table.get("default")
@@ -99,8 +101,11 @@ def _release(path: Path, model: str, table: Any) -> Release:
         value = table.get(key, least)
         if type(value) is not int or value < least:
             raise wrong(f"needs {key} to be {least} or more, or absent")
+    keep = table.get("keep")
+    if keep is not None and (type(keep) not in (int, float) or not 0 < keep <= 1):
+        raise wrong("needs keep to be more than 0 and 1 at most, or absent")
     numbers = {key: table[key] for key in NUMBERS if key in table}
-    return Release(model, default, tuple(versions), **numbers)
+    return Release(model, default, tuple(versions), **numbers, keep=keep)
 
 
 def _are_different_strings(values: list[Any]) -> bool:

@@ -80,6 +80,11 @@ class Place:
         return self.run / "promotion.json"
 
     @property
+    def traffic(self) -> Path:
+        """The folder of users' pictures that are kept, with a folder for each model."""
+        return self.run / "traffic"
+
+    @property
     def draining(self) -> Path:
         """The file that is there while the server is about to stop."""
         return self.run / "draining"
@@ -326,6 +331,7 @@ class Server:
         command += ["--ts-config", str(generated.resolve())]
         environment = _environment(java_home, temporary, self.place.logs)
         environment |= config.threads(self.releases, self.place.model_config)
+        environment |= config.keeping(self.releases, self.place.traffic)
         console = None if to_stdout else (self.place.logs / CONSOLE).open("w")
         with console or contextlib.nullcontext():
             subprocess.run(

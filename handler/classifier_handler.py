@@ -19,8 +19,9 @@ from PIL import Image
 from handler import answer
 from handler.answer import Answer
 from handler.explanation import explain
+from handler.keep import keeper
 from handler.metrics import REFUSED, Metrics
-from handler.question import read
+from handler.question import File, read
 from handler.torchserve import hasten
 from model import ImageError, decode, load
 from model.image import SIZE
@@ -34,6 +35,10 @@ THREADS = "CLASSIFIER_THREADS"
 """The environment variable by which `classifier serve` tells each model's threads, as JSON."""
 WARM_UP = "X-Warm-Up"
 """The header of requests that `classifier serve` sends before it says that all is ready."""
+SHADOW = "X-Shadow"
+"""The header of requests that `classifier shadow` repeats."""
+NOBODYS = frozenset((WARM_UP, SHADOW))
+"""Headers of requests that nobody asks for the answer: not counted, and not kept."""
 
 
 class ClassifierHandler:
@@ -52,6 +57,9 @@ class ClassifierHandler:
         self.most = int(properties.get("batch_size") or 1)
         self._run_once()
         self.metrics = Metrics(context.metrics, model["modelName"], self.version)
+        self.keeper = keeper(model["modelName"])
+        if self.keeper is not None:
+            self.keeper.start()
         hasten(properties["server_version"])
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
@@ -70,6 +78,9 @@ class ClassifierHandler:
         self.metrics.observe(
             decoded - begin, inferred - decoded, len(data) / self.most, list(labels)
         )
+        if self.keeper is not None:
+            for image in _files(data, inputs, rows, headers):
+                self.keeper.offer(image)
         for index, item in enumerate(answers):
             context.set_response_status(int(item.status), item.status.phrase, index)
             context.set_response_content_type(index, "application/json")
@@ -116,9 +127,9 @@ class ClassifierHandler:
         rows: Sequence[Rows],
         headers: Sequence[Mapping[str, str]],
     ) -> Iterator[str]:
-        """Yield what to count of each image but warm-ups: its likeliest label, or REFUSED."""
+        """Yield what to count of each image but NOBODYS: its likeliest label, or REFUSED."""
         for item, found, header in zip(inputs, rows, headers, strict=True):
-            if WARM_UP in header:
+            if not NOBODYS.isdisjoint(header):
                 continue
             if isinstance(item, Answer):
                 if item.status == HTTPStatus.BAD_REQUEST:
@@ -140,6 +151,18 @@ class ClassifierHandler:
         """Tell what runs: the answer to `GET /models/<name>/<version>?customized=true`."""
         engine = self.classifier.engine.describe()
         return {"labels": self.classifier.labels, **engine, "worker": os.getpid()}
+
+
+def _files(
+    data: Sequence[Mapping[str, Any]],
+    inputs: Sequence[Question | Answer],
+    rows: Sequence[Rows],
+    headers: Sequence[Mapping[str, str]],
+) -> Iterator[bytes]:
+    """Yield the image files that were decoded, of requests that somebody asked."""
+    for parts, item, found, header in zip(data, inputs, rows, headers, strict=True):
+        if isinstance(item, File) and found[0] is not None and NOBODYS.isdisjoint(header):
+            yield from map(bytes, parts.values())
 
 
 def _threads(model: str) -> int | None:

@@ -105,6 +105,9 @@ def test_the_committed_releases_name_the_released_weights() -> None:
         ('[cifar10]\ndefault = "x y"\nversions = ["x y"]', "no version by PEP 440"),
         ("[cifar10]\ndefault = 1.0\nversions = [1.0]", "needs versions"),
         ('[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\nworkers = 0', "workers to be 1 or more"),
+        ('[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\nkeep = 0', "keep to be more than 0"),
+        ('[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\nkeep = 1.1', "keep to be more than 0"),
+        ('[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\nkeep = true', "keep to be more than 0"),
         ('[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\nworker = 2', "unknown keys: worker"),
     ],
 )
@@ -153,6 +156,17 @@ def test_what_releases_say_of_sizes_is_served() -> None:
     text = config.generate({}, [release], Path("/store"), MODEL_CONFIG)
     assert '"batchSize": 5, "maxBatchDelay": 0' in text
     assert config.threads([release], MODEL_CONFIG) == {"CLASSIFIER_THREADS": '{"cifar10": 4}'}
+
+
+def test_workers_are_told_what_to_keep(tmp_path: Path) -> None:
+    path = tmp_path / "releases.toml"
+    table = 'default = "1.0"\nversions = ["1.0"]\n'
+    path.write_text(f"[cifar10]\n{table}keep = 0.05\n[pets]\n{table}")
+    kept, other = releases.read(path)
+    assert json.loads(config.keeping([kept, other], tmp_path)["CLASSIFIER_KEEP"]) == {
+        "cifar10": {"folder": str(tmp_path / "cifar10"), "share": 0.05}
+    }
+    assert config.keeping([other], tmp_path) == {"CLASSIFIER_KEEP": "{}"}
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ for command in (
     predicting.predict,
     predicting.compare,
     releasing.models,
+    releasing.shadow,
     releasing.promote,
     releasing.rollback,
     releasing.history,

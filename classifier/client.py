@@ -33,7 +33,7 @@ from .errors import ClassifierError, InputError, TokenError, UnavailableError
 from .prediction import Prediction, to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
     from typing import Any, TypeVar
 
@@ -74,6 +74,7 @@ class _Asker:
         deadline: float,
         timeout: float,
         on_retry: OnRetry,
+        headers: Mapping[str, str] | None,
     ) -> None:
         self.url, self.model = url.rstrip("/"), model
         if urlsplit(url).scheme not in ("http", "https"):
@@ -85,6 +86,7 @@ class _Asker:
         self._lock = threading.Lock()
         self.connection: dict[str, Any] = {
             "base_url": self.url,
+            "headers": headers,
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS),
             # A proxy of the environment can't reach this machine's loopback.
             "trust_env": urlsplit(url).hostname not in LOOPBACK,
@@ -174,6 +176,7 @@ class Client:
         deadline: seconds within which a picture must be answered, all attempts together.
         timeout: seconds that one attempt may take.
         on_retry: is told, in words, of each failure after which a picture is asked again.
+        headers: are sent with each request, besides its own.
 
     Example:
         >>> with Client("http://127.0.0.1:8080") as client:
@@ -189,8 +192,9 @@ class Client:
         deadline: float = DEADLINE,
         timeout: float = TIMEOUT,
         on_retry: OnRetry = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._asker = _Asker(url, model, token, deadline, timeout, on_retry)
+        self._asker = _Asker(url, model, token, deadline, timeout, on_retry, headers)
         self._http = httpx.Client(**self._asker.connection)
         weakref.finalize(self, self._http.close)
 
@@ -272,8 +276,9 @@ class AsyncClient:
         deadline: float = DEADLINE,
         timeout: float = TIMEOUT,
         on_retry: OnRetry = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._asker = _Asker(url, model, token, deadline, timeout, on_retry)
+        self._asker = _Asker(url, model, token, deadline, timeout, on_retry, headers)
         self._http = httpx.AsyncClient(**self._asker.connection)
 
     @overload

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from statistics import fmean, quantiles
+from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
 from . import predict
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .pictures import Source
-    from .predict import Predict
+    from .predict import Outcome, Predict
     from .prediction import Prediction
 
 
@@ -60,7 +60,7 @@ class Comparison:
         old, new: each version by itself.
         agreement: the part that both give the same label, in [0, 1].
         changes: from which label to which how many pictures went.
-        differences: the pictures that went.
+        differences: the pictures that went, each once, however often it was asked.
     """
 
     pictures: int
@@ -101,46 +101,92 @@ def compare(
         predictors: what classifies by each.
         sources: the pictures; their labels count where all have one.
     """
-    (old, old_side), (new, new_side) = (
-        _ask(name, predictor, sources) for name, predictor in zip(names, predictors, strict=True)
-    )
-    both = [(s, a, b) for s, a, b in zip(sources, old, new, strict=True) if a and b]
-    differences = [Difference(s.name, s.label, a, b) for s, a, b in both if a.label != b.label]
-    changes = Counter((d.old.label, d.new.label) for d in differences)
-    agreement = 1 - len(differences) / len(both) if both else 0.0
-    return Comparison(
-        len(both), old_side, new_side, agreement, dict(changes.most_common()), differences
-    )
-
-
-def _ask(
-    name: str, predictor: Predict, sources: Sequence[Source]
-) -> tuple[list[Prediction | None], Side]:
-    """Classify all pictures by one version."""
-    seconds: list[float] = []
-
-    def timed(image: bytes) -> Prediction:
+    tally, outcomes, seconds = Tally(names), [], []
+    for predictor in predictors:
         begin = time.perf_counter()
-        prediction = predictor(image)
+        outcomes.append(list(predict.run(predictor, sources)))
         seconds.append(time.perf_counter() - begin)
-        return prediction
+    for old, new in zip(*outcomes, strict=True):
+        tally.add(old, new)
+    return tally.result(*seconds)
 
-    begin = time.perf_counter()
-    outcomes = list(predict.run(timed, sources))
-    elapsed = time.perf_counter() - begin
-    answered = [(o.source.label, o.prediction) for o in outcomes if o.prediction is not None]
-    percentiles = quantiles(seconds, n=100) if len(seconds) > 1 else 99 * [*seconds, 0.0][:1]
-    right = [label == prediction.label for label, prediction in answered]
-    side = Side(
-        name=name,
-        accuracy=fmean(right) if answered and all(label for label, _ in answered) else None,
-        confidence=fmean(p.probability for _, p in answered) if answered else 0.0,
-        p50=1e3 * percentiles[49] if seconds else 0.0,
-        p99=1e3 * percentiles[98] if seconds else 0.0,
-        rate=len(answered) / elapsed,
-        failed=len(outcomes) - len(answered),
-    )
-    return [outcome.prediction for outcome in outcomes], side
+
+class Tally:
+    """What two versions make of the same pictures, added up.
+
+    Args:
+        names: of the old and the new version.
+
+    Attributes:
+        asked: how many pictures were added, answered or not.
+    """
+
+    def __init__(self, names: tuple[str, str]) -> None:
+        self.names, self.asked = names, 0
+        self._sides = [_Sums(name) for name in names]
+        self._both = 0
+        self._changes: Counter[tuple[str, str]] = Counter()
+        self._differences: dict[str, Difference] = {}
+
+    def add(self, old: Outcome, new: Outcome) -> None:
+        """Add what both made of a picture; one may come again and again."""
+        self.asked += 1
+        for side, outcome in zip(self._sides, (old, new), strict=True):
+            side.add(outcome)
+        a, b, source = old.prediction, new.prediction, old.source
+        if a is None or b is None:
+            return
+        self._both += 1
+        if a.label != b.label:
+            self._changes[a.label, b.label] += 1
+            self._differences.setdefault(source.name, Difference(source.name, source.label, a, b))
+
+    def result(self, old_seconds: float, new_seconds: float) -> Comparison:
+        """Return what was found, within so many seconds of each version."""
+        old, new = self._sides
+        changed = self._changes.total()
+        return Comparison(
+            pictures=self._both,
+            old=old.side(old_seconds),
+            new=new.side(new_seconds),
+            agreement=1 - changed / self._both if self._both else 0.0,
+            changes=dict(self._changes.most_common()),
+            differences=list(self._differences.values()),
+        )
+
+
+class _Sums:
+    """What adds up to a `Side`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._seconds: list[float] = []
+        self._confidence = 0.0
+        self._labelled = self._right = 0
+        self._failed = 0
+
+    def add(self, outcome: Outcome) -> None:
+        found = outcome.prediction
+        if found is None:
+            self._failed += 1
+            return
+        self._seconds.append(outcome.seconds)
+        self._confidence += found.probability
+        self._labelled += bool(outcome.source.label)
+        self._right += outcome.source.label == found.label
+
+    def side(self, elapsed: float) -> Side:
+        seconds, count = self._seconds, len(self._seconds)
+        percentiles = quantiles(seconds, n=100) if count > 1 else 99 * [*seconds, 0.0][:1]
+        return Side(
+            name=self._name,
+            accuracy=self._right / count if count and self._labelled == count else None,
+            confidence=self._confidence / count if count else 0.0,
+            p50=1e3 * percentiles[49] if count else 0.0,
+            p99=1e3 * percentiles[98] if count else 0.0,
+            rate=count / elapsed,
+            failed=self._failed,
+        )
 
 
 def table(found: Comparison) -> list[tuple[str, str, str]]:

@@ -78,6 +78,16 @@ def labelled(folder: Path) -> list[Source]:
     return found
 
 
+def dataset(data: Path) -> list[Source]:
+    """Return the pictures of a folder: with their classes, where it holds nothing but folders.
+
+    Raises:
+        InputError: there are none.
+    """
+    has_classes = data.is_dir() and not any(path.is_file() for path in data.iterdir())
+    return labelled(data) if has_classes else find([str(data)])
+
+
 def is_address(name: str) -> bool:
     """Tell whether a name is an http(s) address."""
     return name.startswith(("http://", "https://"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from .client import CONNECTIONS
-from .errors import PredictionError, UnavailableError
+from .errors import InputError, PredictionError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -32,12 +33,14 @@ class Outcome:
 
     Attributes:
         is_gone: there is none because the server did not answer.
+        seconds: from request to answer; 0 where there is no prediction.
     """
 
     source: Source
     prediction: Prediction | None = None
     error: str = ""
     is_gone: bool = False
+    seconds: float = 0.0
 
 
 def run(
@@ -57,9 +60,9 @@ def run(
 
     def one(source: Source) -> Outcome:
         try:
-            return Outcome(source, predict(source.read()))
-        except PredictionError as error:
-            return Outcome(source, error=str(error), is_gone=isinstance(error, UnavailableError))
+            return ask(predict, source, source.read())
+        except InputError as error:
+            return Outcome(source, error=str(error))
 
     pool = ThreadPoolExecutor(at_once)
     waiting: deque[Future[Outcome]] = deque()
@@ -78,6 +81,16 @@ def run(
             yield outcome
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C need not wait for what comes
+
+
+def ask(predict: Predict, source: Source, image: bytes) -> Outcome:
+    """Classify one picture, which was read from the source; return what came of it."""
+    begin = time.perf_counter()
+    try:
+        prediction = predict(image)
+    except PredictionError as error:
+        return Outcome(source, error=str(error), is_gone=isinstance(error, UnavailableError))
+    return Outcome(source, prediction, seconds=time.perf_counter() - begin)
 
 
 def as_text(outcome: Outcome) -> str:

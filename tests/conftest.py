@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from bench.servers import with_engine
 from classifier import archive
@@ -68,6 +70,16 @@ def deployment(store: Path, tmp_path: Path) -> Iterator[Deployment]:
     deployment.add(store / "cifar10-1.0.mar")
     yield deployment
     deployment.stop()
+
+
+@pytest.fixture(scope="session")
+def trucks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that take everything for a truck."""
+    state = load_file(archive.WEIGHTS)
+    state["fc2.bias"][9] += 100
+    path = tmp_path_factory.mktemp("weights") / "trucks.pth"
+    torch.save(state, path)
+    return path
 
 
 @pytest.fixture

@@ -101,6 +101,13 @@ def ask(url: str, is_async: bool, **options: Any) -> Prediction:
     return asyncio.run(run())
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_own_headers_are_sent(scripted: Callable[[Script], Scripted], is_async: bool) -> None:
+    server = scripted([ANSWER])
+    ask(server.url, is_async, headers={"Authorization": "Basic eDp5"})
+    assert server.tokens == ["Basic eDp5"]
+
+
 def error(status: int, message: str, kind: str = "SomeException") -> tuple[int, dict[str, Any]]:
     return status, {"code": status, "type": kind, "message": message}
 

@@ -13,8 +13,6 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from classifier import archive, pictures
 from classifier.errors import InputError
@@ -40,16 +38,6 @@ def photos(tmp_path: Path) -> Path:
     damaged.write_bytes(b"\xff\xd8\xff\xe0 no more")
     (folder / "notes.txt").write_text("no picture")
     return folder
-
-
-@pytest.fixture(scope="module")
-def trucks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights that take everything for a truck."""
-    state = load_file(archive.WEIGHTS)
-    state["fc2.bias"][9] += 100
-    path = tmp_path_factory.mktemp("weights") / "trucks.pth"
-    torch.save(state, path)
-    return path
 
 
 @pytest.mark.parametrize("local", [False, True])

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from .. import comparison
+from ..comparison_page import page
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from ..comparison import Comparison
+
+MOST = 20
+"""Pictures that are listed at most."""
 
 
 def show_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -21,3 +32,20 @@ def show_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     if not console.is_terminal:
         console.width = 500
     console.print(table)
+
+
+def show_comparison(found: Comparison, html: Path | None, as_json: bool) -> None:
+    """Print a comparison, for people or as JSON, and write its report where one is wanted."""
+    if html is not None:
+        html.write_text(page(found))
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+        return
+    head, *rows = comparison.table(found)
+    show_table(head, rows)
+    typer.echo(f"{found.pictures:,} pictures; on {found.agreement:.2%} of them both agree")
+    for difference in found.differences[:MOST]:
+        changed = f"{difference.old.label} → {difference.new.label}"
+        typer.echo(f"  {changed:<20} {difference.image}")
+    if len(found.differences) > MOST:
+        typer.echo(f"  and {len(found.differences) - MOST:,} more: --html FILE shows them")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
@@ -16,10 +15,9 @@ from tqdm import tqdm
 from .. import bundle, comparison, pictures, releases, store
 from .. import predict as predictions
 from ..client import Client
-from ..comparison_page import page
 from ..errors import ServerError
 from ..server import Server
-from . import show_table
+from . import show_comparison
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,23 +102,10 @@ def compare(
     place = context.obj
     models = _models(place)
     references = [name if ":" in name else f"{models[0]}:{name}" for name in (old, new)]
-    has_classes = data.is_dir() and not any(path.is_file() for path in data.iterdir())
-    sources = pictures.labelled(data) if has_classes else pictures.find([str(data)])
+    sources = pictures.dataset(data)
     one, other = (_predictor(context, reference, local, None) for reference in references)
     found = comparison.compare((references[0], references[1]), (one, other), sources)
-    if html is not None:
-        html.write_text(page(found))
-    if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
-        return
-    head, *rows = comparison.table(found)
-    show_table(head, rows)
-    typer.echo(f"{found.pictures:,} pictures; on {found.agreement:.2%} of them both agree")
-    for difference in found.differences[:20]:
-        changed = f"{difference.old.label} → {difference.new.label}"
-        typer.echo(f"  {changed:<20} {difference.image}")
-    if len(found.differences) > 20:
-        typer.echo(f"  and {len(found.differences) - 20:,} more: --html FILE shows them")
+    show_comparison(found, html, as_json)
 
 
 def _models(place: object) -> list[str]:

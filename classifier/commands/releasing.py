@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from tqdm import tqdm
 
 from .. import history as histories
 from .. import listing, promotion
+from .. import shadow as shadows
 from ..errors import ServerError
 from ..server import Server
-from . import show_table
+from . import show_comparison, show_table
 
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 Model = Annotated[str, typer.Option(help="Whose default changes; the first of releases.toml.")]
 Data = Annotated[
     Path | None, typer.Option(help="Pictures in a folder for each class: accuracy decides.")
 ]
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+"""Units of a duration, in seconds."""
 
 
 def models(context: typer.Context, as_json: AsJson = False) -> None:
@@ -30,6 +38,52 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
         return
     head = ("model", "version", "default", "ready", "accuracy", "size", "sha256", "released")
     show_table(head, map(listing.cells, rows))
+
+
+def _seconds(text: str) -> float:
+    """Return the seconds of a duration such as 60s, 5m, 1.5h or 90."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    seconds = float(found[1]) * UNITS[found[2]] if found else 0
+    if seconds <= 0:
+        raise typer.BadParameter(f"{text!r} is no duration: write 60s, 5m or 1h")
+    return seconds
+
+
+def shadow(
+    context: typer.Context,
+    new: Annotated[str, typer.Argument(help="A version, such as 2.0 or cifar10:2.0.")],
+    seconds: Annotated[
+        float, typer.Option("--for", parser=_seconds, metavar="TIME", help="60s, 5m or 1h.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Pictures to ask over and over; if absent, real requests, as the server keeps "
+            "them (`keep` in releases.toml)."
+        ),
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(min=0.01, max=1000, help="Of --data, pictures a second.")
+    ] = shadows.RATE,
+    html: Annotated[Path | None, typer.Option(help="Write a report with the pictures.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Repeat traffic to a version, its answers unused: classifier shadow 2.0 --for 60s"""
+    server, tell = _running(context), partial(tqdm.write, file=sys.stderr)
+    model, _, version = new.rpartition(":")
+    model = model or server.releases[0].model
+    traffic = shadows.traffic(server, model, seconds, data, rate)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing behind, as Ctrl-C
+    with tqdm(unit=" pictures", disable=None) as bar:  # where there is a terminal
+        one = shadows.Shadow(server, model, version, traffic, tell, bar.update)
+        found = one.run()
+    if found is None:
+        raise ServerError(f"no picture came in {seconds:g} s: nothing was asked")
+    for name, reason in one.reasons.items():
+        tell(f"{name} failed, first with: {reason}")
+    if one.left_out:
+        tell(f"{one.left_out:,} pictures were left out: {shadows.AT_ONCE} others were under way")
+    show_comparison(found, html, as_json)
 
 
 def promote(

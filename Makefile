@@ -62,7 +62,7 @@ clean: stop ## remove the environment, logs and caches; archives and what was tr
 	rm -rf .venv run/config.properties run/lock run/logs run/logs.last logs .mypy_cache .ruff_cache .pytest_cache classifier.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-$(READY): requirements.txt constraints.txt model/requirements.txt pyproject.toml
+$(READY): requirements.txt requirements-serving.txt constraints.txt model/requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11: make PYTHON=python3.11 …" >&2; exit 1; }
 	@echo "Setting up .venv, once: this downloads about 3 GB (torch with its CUDA libraries, Java) and takes 5.6 GB of disk."
 	$(PYTHON) -m venv .venv

@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 import httpx
 import tenacity
 
-from .errors import ClassifierError, InputError, TokenError, UnavailableError
+from .errors import ClassifierError, InputError, TokenError, UnavailableError, error_of
 from .prediction import Prediction, to_bytes
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class _Asker:
         """Return the prediction, or raise what the answer means."""
         if answer.status_code == httpx.codes.OK:
             return Prediction(answer.json(), answer.headers.get("X-Model-Version", ""))
-        status, kind, message = answer.status_code, *_error(answer)
+        status, kind, message = answer.status_code, *error_of(answer)
         said = f"{self.url} answers {status}: {message}"
         if kind == "InvalidKeyException" or status in (401, 403):
             raise TokenError(said, status)
@@ -346,13 +346,3 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-
-def _error(answer: httpx.Response) -> tuple[str, str]:
-    """Return the type and the message of an error, in TorchServe's form or any other."""
-    try:
-        body = answer.json()
-        return str(body["type"]), str(body["message"])
-    except (ValueError, KeyError, TypeError):
-        text = " ".join(answer.text.split())[:200]
-        return "", text or answer.reason_phrase

@@ -12,6 +12,11 @@ ClassifierError
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import httpx
+
 
 class ClassifierError(Exception):
     """An expected failure; its message says what is wrong and what to do."""
@@ -51,3 +56,13 @@ class TokenError(PredictionError):
 
 class UnavailableError(PredictionError):
     """The server gave no answer in time, or failed in a way that asking again does not mend."""
+
+
+def error_of(answer: httpx.Response) -> tuple[str, str]:
+    """Return the type and the message of an error, in TorchServe's form or any other."""
+    try:
+        body = answer.json()
+        return str(body["type"]), str(body["message"])
+    except (ValueError, KeyError, TypeError):
+        text = " ".join(answer.text.split())[:200]
+        return "", text or answer.reason_phrase

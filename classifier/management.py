@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from . import config
-from .errors import ServerError
+from .errors import ServerError, error_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -127,15 +127,10 @@ class Management:
             if answer.status_code != httpx.codes.BAD_REQUEST or not self._token:
                 break  # what else a 400 may be: somebody has just renewed the token
         if answer.is_error:
-            raise ServerError(f"{self.url}{path} answers {answer.status_code}: {_message(answer)}")
+            raise ServerError(
+                f"{self.url}{path} answers {answer.status_code}: {error_of(answer)[1]}"
+            )
         return answer.json()
-
-
-def _message(answer: httpx.Response) -> str:
-    try:
-        return str(answer.json()["message"])
-    except (ValueError, KeyError, TypeError):
-        return " ".join(answer.text.split())[:200]
 
 
 def unregistered(management: Management, releases: Iterable[Release]) -> list[str]:

@@ -4,7 +4,7 @@ What a kill leaves at each step:
 
     registered, warmed up, compared     the old default serves; the new version is merely there
     journal written                     as before
-    default switched, probed            the monitor finds the journal of a process that is gone, and
+    default switched, probed, watched   the monitor finds the journal of a process that is gone, and
                                         switches back; a restart serves releases.toml, the old one
     releases.toml replaced              the new default serves, now and after a restart
     history written, journal removed    done
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from . import comparison, config, history, pictures, process, releases, rollout
+from . import answered, comparison, config, history, pictures, process, releases, rollout
 from .client import Client
 from .errors import ClassifierError, ServerError
 from .tokens import Kind
@@ -31,6 +32,7 @@ from .warmup import warm_up
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from .answered import Answered
     from .comparison import Comparison
     from .pictures import Source
     from .releases import Release
@@ -42,6 +44,9 @@ PROBES = 200
 TOLERANCE = 0.005
 """By how much a new version may be right less often."""
 WARM_UP = 3.0  # seconds
+WATCH = 5.0  # seconds
+RISE = 0.01
+"""By how much the part of requests that the server fails may rise with the switch."""
 
 
 @dataclass
@@ -55,6 +60,7 @@ class Promotion:
         sources: pictures that both versions are asked; with labels, accuracy decides.
         tolerance: by how much the new one may be right less often, in [0, 1].
         probes: requests without a version after the switch; each must be answered by the new one.
+        watch: seconds after the switch in which the server's failures may not rise.
         tell: is told each step.
         action: `promote` or `rollback`, for the history.
     """
@@ -65,6 +71,7 @@ class Promotion:
     sources: list[Source] = field(default_factory=list)
     tolerance: float = TOLERANCE
     probes: int = PROBES
+    watch: float = WATCH
     tell: Callable[[str], None] = print
     action: str = "promote"
 
@@ -78,6 +85,7 @@ class Promotion:
         """
         with alone(self.server.place):
             _recover(self.server)
+            began = self._answered()
             release = self.server.release(self.model)
             if release.default == self.version:
                 raise ServerError(f"{self.model}:{self.version} is the default already")
@@ -89,7 +97,7 @@ class Promotion:
                 entry = history.Entry(
                     self.action, self.model, release.default, self.version, figures=figures
                 )
-                self._switch(release, entry, is_new)
+                self._switch(release, entry, is_new, began)
             except BaseException:
                 if is_new and self.server.release(self.model).default != self.version:
                     self._take_down()
@@ -146,15 +154,27 @@ class Promotion:
             )
         return found
 
-    def _switch(self, release: Release, entry: history.Entry, is_new: bool) -> None:
-        """Switch the default, probe it, and write releases.toml and the history; or switch back."""
+    def _switch(
+        self, release: Release, entry: history.Entry, is_new: bool, began: Answered | None
+    ) -> None:
+        """Switch the default, probe it, and write releases.toml and the history; or switch back.
+
+        Args:
+            release: what is released until then.
+            entry: for the history.
+            is_new: whether the version was brought for this.
+            began: what the server had answered when the promotion began.
+        """
         management, place = self.server.management, self.server.place
         journal = Journal(place.journal)
         journal.write(entry, is_new)
         try:
             self.tell(f"switch the default from {release.default} to {self.version}")
+            switched = self._answered()
+            end = time.monotonic() + self.watch
             management.set_default(self.model, self.version)
             self._probe()
+            self._watch(began, switched, end)
             versions = [*release.versions]
             versions += [self.version] if self.version not in versions else []
             releases.write(place.releases, self.model, self.version, versions)
@@ -194,6 +214,30 @@ class Promotion:
                 f"{self.version} failed {len(failures)} times in {self.probes} probes: "
                 f"{failures[0]}"
             )
+
+    def _watch(self, began: Answered | None, switched: Answered | None, end: float) -> None:
+        """Wait, and look whether the server fails more of what all its clients ask.
+
+        TorchServe counts failures of all versions together; what changed is the default.
+
+        Raises:
+            ServerError: it does.
+        """
+        self.tell(f"watch what the server answers: {self.watch:g} s")
+        time.sleep(max(0.0, end - time.monotonic()))
+        now = self._answered()
+        if began is None or switched is None or now is None:
+            self.tell("  its metrics do not tell: not watched")
+            return
+        before, after = switched - began, now - switched
+        if after.share > before.share + RISE:
+            raise ServerError(
+                f"after the switch {after.share:.1%} of {after.requests:,.0f} requests failed, "
+                f"before it {before.share:.1%} of {before.requests:,.0f}"
+            )
+
+    def _answered(self) -> Answered | None:
+        return answered.read(config.address(self.server.properties, "metrics"))
 
     def _take_down(self) -> None:
         """Take the version out of service that this promotion has brought."""

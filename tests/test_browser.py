@@ -268,3 +268,12 @@ def test_the_description_tells_what_is_served(address: str) -> None:
     assert parameters["model"]["schema"]["enum"] == ["cifar10"]
     assert parameters["version"]["schema"]["enum"] == ["1.0", "1.1"]
     assert json.dumps(told).count("examples") > 3
+
+
+def test_without_its_packages_it_says_what_to_do(shared_deployment: Deployment) -> None:
+    hide = "import sys; sys.modules['starlette.applications'] = None"
+    code = f"{hide}; from classifier import cli; cli.main()"
+    command = [sys.executable, "-c", code, *shared_deployment.options, "ui"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.returncode == 1
+    assert said.stderr.startswith("classifier: the pages need the package starlette")

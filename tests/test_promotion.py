@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import textwrap
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from classifier import Client, archive, history, releases
+from classifier.promotion import checks
 
 from .images import SAMPLE, crops
 from .test_lifecycle import classifier, edit
@@ -155,23 +159,55 @@ def test_a_worse_version_is_refused(running: Deployment, cats: Path, tmp_path: P
     assert_refused(running, "2.0 is right about 0.00%, 1.0 about", f"--data={cats}")
 
 
-def test_a_version_that_fails_after_the_switch_is_taken_back(running: Deployment) -> None:
-    def fails_later(name: str, data: bytes) -> bytes:
-        """Refuse all but the first picture that is no warm-up: the one of the comparison."""
+def spoil(deployment: Deployment, lines: str) -> None:
+    """Let 2.0 run some lines before it reads a request."""
+
+    def spoilt(name: str, data: bytes) -> bytes:
         if name != "classifier_handler.py":
             return data
-        begin = b"        try:\n            return read(parts, self.model, self.version)\n"
+        begin = b"        try:\n            question = read("
         assert begin in data
-        later = (
-            b"        if WARM_UP not in headers:\n"
-            b"            self.seen = getattr(self, 'seen', 0) + 1\n"
-            b"            if self.seen > 1:\n"
-            b"                return answer.error(HTTPStatus.BAD_REQUEST, 'no more')\n"
-        )
-        return data.replace(begin, later + begin)
+        return data.replace(begin, textwrap.indent(lines, " " * 8).encode() + begin)
 
-    edit(running.place.model_store / "cifar10-2.0.mar", fails_later)
+    edit(deployment.place.model_store / "cifar10-2.0.mar", spoilt)
+
+
+def test_a_version_that_fails_after_the_switch_is_taken_back(running: Deployment) -> None:
+    # All but the pictures of the comparison: the samples.
+    lines = f"""\
+if WARM_UP not in headers:
+    self.seen = getattr(self, "seen", 0) + 1
+    if self.seen > {len(checks(None))}:
+        return answer.error(HTTPStatus.BAD_REQUEST, "no more")
+"""
+    spoil(running, lines)
     assert_refused(running, "2.0 failed 20 times in 20 probes", "--probes=20")
+
+
+def test_a_version_that_fails_users_but_no_probe_is_taken_back(running: Deployment) -> None:
+    """What users send may be what no check has."""
+    (image,) = crops(1)
+    lines = f"""\
+if len(next(iter(parts.values()))) == {len(image)}:
+    return answer.error(HTTPStatus.INTERNAL_SERVER_ERROR, "odd")
+"""
+    spoil(running, lines)
+    statuses: Counter[int] = Counter()
+    done = threading.Event()
+
+    def use() -> None:
+        while not done.is_set():
+            statuses[running.predict(image).status_code] += 1
+
+    user = threading.Thread(target=use)
+    user.start()
+    try:
+        assert_refused(running, "after the switch", "--probes=5", "--watch=3")
+    finally:
+        done.set()
+        user.join()
+    assert statuses[500] > 0
+    assert statuses.keys() == {200, 500}
 
 
 def test_a_version_that_cannot_start_is_refused(running: Deployment) -> None:

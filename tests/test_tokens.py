@@ -62,7 +62,7 @@ def test_tokens_that_are_not_there_yet_are_no_failure_of_a_start(production: Dep
     assert production.server._progress() == ["it has made no tokens yet"]
 
 
-def test_the_command_prints_a_token_that_curl_can_use(production: Deployment) -> None:
+def test_the_command_prints_a_token_that_others_can_use(production: Deployment) -> None:
     production.start()
     for kind, url in (
         ("inference", f"{production.inference}/ping"),
@@ -72,6 +72,10 @@ def test_the_command_prints_a_token_that_curl_can_use(production: Deployment) ->
         bearer = {"Authorization": f"Bearer {token}"}
         assert requests.get(url, headers=bearer, timeout=60).ok
         assert requests.get(url, timeout=60).status_code == 400
+    token = classifier(*production.options, "token").stdout.strip()
+    ask = [*production.options, "predict", f"--server={production.inference}", str(SAMPLE)]
+    assert classifier(*ask, f"--token={token}").stdout.startswith("cat")
+    assert "answers 400" in classifier(*ask).stderr
 
 
 def test_no_version_is_registered_in_production(production: Deployment) -> None:

@@ -20,10 +20,14 @@ def ui(
     open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Serve a page to try pictures, and the API's description: classifier ui --open"""
-    import uvicorn
+    try:
+        import uvicorn
 
-    from ..ui.app import build
-
+        from ..ui.app import build
+    except ImportError as error:  # where only what serving needs is installed, as in a container
+        raise ServerError(
+            f"the pages need the package {error.name}: `pip install -r requirements.txt`"
+        ) from None
     server = Server(context.obj)
     if server.process() is None:
         raise ServerError("TorchServe is not running: `make serve` starts it")

@@ -46,6 +46,9 @@ Local = Annotated[
     bool, typer.Option("--local", help="Straight from the archive: no server, no Java.")
 ]
 Url = Annotated[str | None, typer.Option("--server", help="Inference address of another server.")]
+Token = Annotated[
+    str | None, typer.Option(envvar="CLASSIFIER_TOKEN", help="What that server wants, if it does.")
+]
 
 
 def predict(
@@ -59,6 +62,7 @@ def predict(
     ],
     local: Local = False,
     server: Url = None,
+    token: Token = None,
     form: Annotated[Form, typer.Option("--format", help="One line for each picture.")] = Form.TEXT,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
@@ -67,7 +71,7 @@ def predict(
     reference, names = _split(images, _models(place))
     sources = pictures.find(names)
     form = Form.JSON if as_json else form
-    predictor = _predictor(context, reference, local, server)
+    predictor = _predictor(context, reference, local, server, token)
     begin, failed = time.monotonic(), []
     if form is Form.CSV:
         typer.echo(predictions.CSV_HEAD)
@@ -103,7 +107,7 @@ def compare(
     models = _models(place)
     references = [name if ":" in name else f"{models[0]}:{name}" for name in (old, new)]
     sources = pictures.dataset(data)
-    one, other = (_predictor(context, reference, local, None) for reference in references)
+    one, other = (_predictor(context, reference, local) for reference in references)
     found = comparison.compare((references[0], references[1]), (one, other), sources)
     show_comparison(found, html, as_json)
 
@@ -124,7 +128,13 @@ def _split(arguments: list[str], models: list[str]) -> tuple[str, list[str]]:
     return models[0], arguments
 
 
-def _predictor(context: typer.Context, reference: str, local: bool, url: str | None) -> Predict:
+def _predictor(
+    context: typer.Context,
+    reference: str,
+    local: bool,
+    url: str | None = None,
+    token: str | None = None,
+) -> Predict:
     """Return what classifies by `model[:version]`."""
     model, _, version = reference.partition(":")
     place = context.obj
@@ -136,7 +146,7 @@ def _predictor(context: typer.Context, reference: str, local: bool, url: str | N
         path = store.find(place.model_store, f"{model}:{version or defaults[model]}")
         return bundle.load(path).predict
     if url is not None:
-        client = Client(url, model)
+        client = Client(url, model, token)
     else:
         server = Server(place)
         if server.process() is None:

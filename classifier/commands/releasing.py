@@ -97,12 +97,23 @@ def promote(
     probes: Annotated[
         int, typer.Option(min=1, help="Requests after the switch; each must be right.")
     ] = promotion.PROBES,
+    watch: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds after the switch in which failures may not rise."),
+    ] = promotion.WATCH,
 ) -> None:
     """Check a version, make it the default, watch, keep it: classifier promote 2.0 --data val"""
     server = _running(context)
     sources = promotion.checks(data)
     entry = promotion.Promotion(
-        server, model or server.releases[0].model, version, sources, tolerance, probes, typer.echo
+        server,
+        model or server.releases[0].model,
+        version,
+        sources,
+        tolerance,
+        probes,
+        watch,
+        typer.echo,
     ).run()
     typer.echo(f"{entry.model}:{entry.after} is the default; `classifier rollback` goes back")
 

@@ -56,7 +56,7 @@ class Comparison:
     """What was found.
 
     Attributes:
-        pictures: how many were asked of both.
+        pictures: how many both answered.
         old, new: each version by itself.
         agreement: the part that both give the same label, in [0, 1].
         changes: from which label to which how many pictures went.
@@ -177,7 +177,9 @@ class _Sums:
 
     def side(self, elapsed: float) -> Side:
         seconds, count = self._seconds, len(self._seconds)
-        percentiles = quantiles(seconds, n=100) if count > 1 else 99 * [*seconds, 0.0][:1]
+        percentiles = (
+            quantiles(seconds, n=100, method="inclusive") if count > 1 else 99 * [*seconds, 0.0][:1]
+        )
         return Side(
             name=self._name,
             accuracy=self._right / count if count and self._labelled == count else None,

@@ -45,7 +45,8 @@ def page(found: Comparison) -> str:
         '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1>"
-        f"<p>{found.pictures:,} pictures; on {found.agreement:.2%} of them both agree.</p>"
+        f"<p>{found.pictures:,} pictures were answered by both; "
+        f"on {found.agreement:.2%} they agree.</p>"
         f"{_table(head, rows)}<h2>Where they differ</h2>{_changes(found)}{figures}{more}</html>\n"
     )
 

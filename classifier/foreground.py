@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL = 0.2  # seconds
+PATIENCE = 600.0
+"""Seconds that a stop from elsewhere may take."""
 LOG_LINES = 20
 """Lines from the end of TorchServe's log that are shown where it failed."""
 END_DEADLINE = 5.0
@@ -66,15 +68,19 @@ def run(server: Server, grace: float, started: Callable[[], None]) -> None:
                 lock.close()
                 started()
                 reason = _watch(server)
-            except ServerError:
-                _show_log_end(server)
-                raise
             except _Signalled as signalled:
-                print(f"{signalled}: what has come is answered first", flush=True)
+                _say(f"{signalled}: what has come is answered first")
                 lock.close()
-                with _lock_when_free(server):
+                with server.lock(PATIENCE):
                     server.stop(grace)
                 return
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    _show_log_end(server)
+                lock.close()
+                with server.lock(PATIENCE):
+                    server.stop()
+                raise
         if reason:
             raise ServerError(reason)
 
@@ -87,7 +93,7 @@ def _watch(server: Server) -> str | None:
         exits |= _reap()
         time.sleep(POLL)
     exits |= _reap()
-    with _lock_when_free(server):  # whoever stops it elsewhere holds the lock until that is done
+    with server.lock(PATIENCE):  # whoever stops it elsewhere holds the lock until that is done
         if torchserve is None or server.identity != torchserve:
             return None
         if process.find(torchserve):
@@ -153,17 +159,12 @@ def _first_signal_raises() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
 
 
-@contextlib.contextmanager
-def _lock_when_free(server: Server) -> Iterator[None]:
-    """Hold the server's lock, as soon as whoever holds it lets it go."""
-    with contextlib.ExitStack() as lock:
-        while True:
-            try:
-                lock.enter_context(server.lock())
-                break
-            except ServerError:
-                time.sleep(POLL)
-        yield
+def _say(text: str) -> None:
+    """Print a line, if anybody still reads what is printed."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
 
 
 def _show_log_end(server: Server) -> None:

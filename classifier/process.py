@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ from .errors import ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+POLL = 0.1  # seconds
 
 
 def identity(pid: int) -> str | None:
@@ -54,18 +58,28 @@ def end(process: psutil.Process, deadline: float) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, refusal: str) -> Iterator[None]:
+def exclusive(path: Path, refusal: str, patience: float = 0) -> Iterator[None]:
     """Keep other processes out meanwhile; the kernel lets them in again, even after a kill.
+
+    Args:
+        path: of the file that is locked.
+        refusal: what to say where another is inside.
+        patience: seconds to wait until it has left.
 
     Raises:
         ServerError: another is inside.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + patience
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ServerError(refusal) from None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise ServerError(refusal) from None
+                time.sleep(POLL)
         yield
 
 

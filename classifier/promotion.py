@@ -17,22 +17,19 @@ import json
 import os
 import time
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from . import answered, comparison, config, history, pictures, process, releases, rollout
-from .client import Client
+from .answered import Answered
 from .errors import ClassifierError, ServerError
-from .tokens import Kind
 from .warmup import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .answered import Answered
     from .comparison import Comparison
     from .pictures import Source
     from .releases import Release
@@ -45,6 +42,8 @@ TOLERANCE = 0.005
 """By how much a new version may be right less often."""
 WARM_UP = 3.0  # seconds
 WATCH = 5.0  # seconds
+HEADERS = {"X-Check": "promote"}
+"""By which the handler knows these requests: nobody uses their answers, so they do not count."""
 RISE = 0.01
 """By how much the part of requests that the server fails may rise with the switch."""
 
@@ -60,7 +59,8 @@ class Promotion:
         sources: pictures that both versions are asked; with labels, accuracy decides.
         tolerance: by how much the new one may be right less often, in [0, 1].
         probes: requests without a version after the switch; each must be answered by the new one.
-        watch: seconds after the switch in which the server's failures may not rise.
+        watch: seconds before the switch, and after it, in which the server's answers to all its
+            clients are watched: failures may not rise. 0: they are not watched.
         tell: is told each step.
         action: `promote` or `rollback`, for the history.
     """
@@ -85,7 +85,6 @@ class Promotion:
         """
         with alone(self.server.place):
             _recover(self.server)
-            began = self._answered()
             release = self.server.release(self.model)
             if release.default == self.version:
                 raise ServerError(f"{self.model}:{self.version} is the default already")
@@ -97,7 +96,7 @@ class Promotion:
                 entry = history.Entry(
                     self.action, self.model, release.default, self.version, figures=figures
                 )
-                self._switch(release, entry, is_new, began)
+                self._switch(release, entry, is_new)
             except BaseException:
                 if is_new and self.server.release(self.model).default != self.version:
                     self._take_down()
@@ -129,7 +128,7 @@ class Promotion:
             ServerError: the new one is worse, or fails where the old one does not.
         """
         self.tell(f"compare {release.default} and {self.version}: {len(self.sources)} pictures")
-        with self.server.client(self.model) as client:
+        with self.server.client(self.model, headers=HEADERS) as client:
             found = comparison.compare(
                 (release.default, self.version),
                 (
@@ -154,27 +153,17 @@ class Promotion:
             )
         return found
 
-    def _switch(
-        self, release: Release, entry: history.Entry, is_new: bool, began: Answered | None
-    ) -> None:
-        """Switch the default, probe it, and write releases.toml and the history; or switch back.
-
-        Args:
-            release: what is released until then.
-            entry: for the history.
-            is_new: whether the version was brought for this.
-            began: what the server had answered when the promotion began.
-        """
+    def _switch(self, release: Release, entry: history.Entry, is_new: bool) -> None:
+        """Switch the default, probe it, and write releases.toml and the history; or switch back."""
         management, place = self.server.management, self.server.place
+        before = self._watch()
         journal = Journal(place.journal)
         journal.write(entry, is_new)
         try:
             self.tell(f"switch the default from {release.default} to {self.version}")
-            switched = self._answered()
-            end = time.monotonic() + self.watch
             management.set_default(self.model, self.version)
             self._probe()
-            self._watch(began, switched, end)
+            self._check(before, self._watch())
             versions = [*release.versions]
             versions += [self.version] if self.version not in versions else []
             releases.write(place.releases, self.model, self.version, versions)
@@ -198,9 +187,8 @@ class Promotion:
         self.tell(f"probe: {self.probes} requests")
         failures: list[str] = []
         images = [source.read() for source in self.sources[: self.probes]]
-        token = self.server.token(Kind.INFERENCE)
-        ask = partial(Client, on_retry=failures.append)  # what it asks again has failed, too
-        with ask(self.server.inference, self.model, token) as client:
+        # What is asked again has failed, too.
+        with self.server.client(self.model, failures.append, HEADERS) as client:
             for number in range(self.probes):
                 try:
                     answer = client.predict(images[number % len(images)])
@@ -215,29 +203,32 @@ class Promotion:
                 f"{failures[0]}"
             )
 
-    def _watch(self, began: Answered | None, switched: Answered | None, end: float) -> None:
-        """Wait, and look whether the server fails more of what all its clients ask.
+    def _watch(self) -> Answered | None:
+        """Return what the server answers in a while, to all its clients; None if it can't tell."""
+        if not self.watch:
+            return Answered(0, 0)
+        self.tell(f"watch what the server answers: {self.watch:g} s")
+        metrics = config.address(self.server.properties, "metrics")
+        begin = answered.read(metrics)
+        time.sleep(self.watch)
+        end = answered.read(metrics)
+        return None if begin is None or end is None else end - begin
+
+    def _check(self, before: Answered | None, after: Answered | None) -> None:
+        """Look whether the server fails more than before the switch.
 
         TorchServe counts failures of all versions together; what changed is the default.
 
         Raises:
             ServerError: it does.
         """
-        self.tell(f"watch what the server answers: {self.watch:g} s")
-        time.sleep(max(0.0, end - time.monotonic()))
-        now = self._answered()
-        if began is None or switched is None or now is None:
+        if before is None or after is None:
             self.tell("  its metrics do not tell: not watched")
-            return
-        before, after = switched - began, now - switched
-        if after.share > before.share + RISE:
+        elif after.share > before.share + RISE:
             raise ServerError(
                 f"after the switch {after.share:.1%} of {after.requests:,.0f} requests failed, "
                 f"before it {before.share:.1%} of {before.requests:,.0f}"
             )
-
-    def _answered(self) -> Answered | None:
-        return answered.read(config.address(self.server.properties, "metrics"))
 
     def _take_down(self) -> None:
         """Take the version out of service that this promotion has brought."""
@@ -246,13 +237,18 @@ class Promotion:
 
 
 @contextlib.contextmanager
-def alone(place: Place) -> Iterator[None]:
+def alone(place: Place, patience: float = 0) -> Iterator[None]:
     """Keep others from promoting meanwhile.
+
+    Args:
+        place: the server's files.
+        patience: seconds to wait until others have done.
 
     Raises:
         ServerError: one is under way.
     """
-    with process.exclusive(place.run / "promotion.lock", "another promotion is under way"):
+    lock, refusal = place.run / "promotion.lock", "another promotion is under way"
+    with process.exclusive(lock, refusal, patience):
         yield
 
 

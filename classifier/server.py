@@ -172,9 +172,15 @@ class Server:
         token = self.token(Kind.INFERENCE)
         return {"Authorization": f"Bearer {token()}"} if token else {}
 
-    def client(self, model: str) -> Client:
+    def client(
+        self,
+        model: str,
+        on_retry: Callable[[str], None] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Client:
         """Return a client of the inference API."""
-        return Client(self.inference, model, self.token(Kind.INFERENCE))
+        token = self.token(Kind.INFERENCE)
+        return Client(self.inference, model, token, on_retry=on_retry, headers=headers)
 
     def process(self) -> psutil.Process | None:
         """Return the server's process, or None where what was started runs no more."""
@@ -193,14 +199,18 @@ class Server:
         return identity
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, patience: float = 0) -> Iterator[None]:
         """Keep others from starting or stopping this server meanwhile.
+
+        Args:
+            patience: seconds to wait until others have done so.
 
         Raises:
             ServerError: another start or stop is under way.
         """
         where = self.place.run
-        with process.exclusive(where / "lock", f"another start or stop in {where} is under way"):
+        refusal = f"another start or stop in {where} is under way"
+        with process.exclusive(where / "lock", refusal, patience):
             yield
 
     def start(self, to_stdout: bool = False) -> None:

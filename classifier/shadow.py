@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, NoReturn
 import httpx
 
 from . import config, pictures, predict, process, promotion, rollout
-from .client import CONNECTIONS, Client
+from .client import CONNECTIONS
 from .comparison import Tally
 from .errors import ClassifierError, InputError, PredictionError, ServerError, UnavailableError
 from .pictures import Source
-from .tokens import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from .client import Client
     from .comparison import Comparison
     from .predict import Outcome
     from .prediction import Prediction
@@ -37,13 +37,15 @@ if TYPE_CHECKING:
 
     Pair = tuple[Outcome, Outcome]
 
-HEADERS = {"X-Shadow": "1"}
+HEADERS = {"X-Check": "shadow"}
 """By which the handler knows these requests."""
 RATE = 10.0
 """Pictures a second that are taken of a folder."""
 AT_ONCE = CONNECTIONS
 """Pictures that are under way together, at most; those that come then are left out."""
 POLL = 0.1  # seconds between looks at what was kept
+PATIENCE = 300.0
+"""Seconds that a promotion may take which is under way when the new version is to be retired."""
 
 
 @dataclass
@@ -113,7 +115,7 @@ class Shadow:
     def _retire(self, released: tuple[str, ...]) -> None:
         """Take the new version out of service, unless it was released meanwhile."""
         try:
-            with promotion.alone(self.server.place):
+            with promotion.alone(self.server.place, PATIENCE):
                 now = self.server.release(self.model).versions
                 if self.version in released or self.version not in now:
                     self.tell(f"retire {self.model}:{self.version}")
@@ -125,10 +127,9 @@ class Shadow:
         versions = (default, self.version)
         tally = Tally(versions)
         under_way: set[Future[Pair | None]] = set()
-        url, token = self.server.inference, self.server.token(Kind.INFERENCE)
         begin = time.perf_counter()
         with (
-            Client(url, self.model, token, on_retry=_fail, headers=HEADERS) as client,
+            self.server.client(self.model, _fail, HEADERS) as client,
             ThreadPoolExecutor(AT_ONCE) as pool,
         ):
             with contextlib.suppress(KeyboardInterrupt):

@@ -35,9 +35,9 @@ THREADS = "CLASSIFIER_THREADS"
 """The environment variable by which `classifier serve` tells each model's threads, as JSON."""
 WARM_UP = "X-Warm-Up"
 """The header of requests that `classifier serve` sends before it says that all is ready."""
-SHADOW = "X-Shadow"
-"""The header of requests that `classifier shadow` repeats."""
-NOBODYS = frozenset((WARM_UP, SHADOW))
+CHECK = "X-Check"
+"""The header of requests by which `classifier promote` and `shadow` look at a version."""
+NOBODYS = frozenset((WARM_UP, CHECK))
 """Headers of requests that nobody asks for the answer: not counted, and not kept."""
 
 

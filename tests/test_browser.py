@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import FilePayload, expect, sync_playwright
 
 from .conftest import do_without
 from .images import SAMPLE
@@ -164,6 +166,14 @@ def test_a_picture_that_is_too_large_says_so(page: Page) -> None:
     )
 
 
+def test_of_many_pictures_the_first_are_shown(page: Page) -> None:
+    image = FilePayload(name="cat.jpg", mimeType="image/jpeg", buffer=SAMPLE.read_bytes())
+    page.locator("#file").set_input_files([image] * 23)
+    expect(page.get_by_role("article")).to_have_count(20)
+    expect(page.locator("#hint")).to_contain_text("3 are left out")
+    expect(page.locator("tr:first-child")).to_have_count(20)
+
+
 def test_it_fits_a_phone(page: Page) -> None:
     page.set_viewport_size(PHONE)  # type: ignore[arg-type]
     page.get_by_label("Compare with").select_option("1.1")
@@ -202,10 +212,23 @@ def test_swagger_tries_the_example_of_a_protocol_out(page: Page, address: str) -
 
 def test_it_answers_under_its_own_name_only(address: str) -> None:
     """Another site could give its name this machine's address, and then read what it says."""
-    assert httpx.get(f"{address}/served", headers={"Host": "elsewhere.example"}).status_code == 400
-    answer = httpx.get(f"{address}/served", headers={"Origin": "http://elsewhere.example"})
-    assert answer.json()[0]["name"] == "cifar10"
-    assert not any(name.startswith("access-control") for name in answer.headers)
+    answer = httpx.get(f"{address}/served", headers={"Host": "elsewhere.example"})
+    assert answer.status_code == 400
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "http://elsewhere.example"}, {"Sec-Fetch-Site": "cross-site"}]
+)
+def test_another_sites_page_can_neither_ask_nor_read(address: str, headers: dict[str, str]) -> None:
+    image = SAMPLE.read_bytes()
+    url = f"{address}/predictions/cifar10"
+    assert httpx.post(url, content=image, headers=headers).status_code == 403
+    read = httpx.get(f"{address}/served", headers=headers)
+    assert not any(name.startswith("access-control") for name in read.headers)
+    own = {"Origin": address, "Sec-Fetch-Site": "same-origin"}
+    assert httpx.post(url, content=image, headers=own).status_code == 200
+    assert httpx.put(url, content=image).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -222,6 +245,15 @@ def test_what_is_not_described_is_not_passed_on(address: str, method: str, path:
     answer = httpx.request(method, address + path)
     assert answer.status_code in (404, 405)
     assert set(answer.json()) == {"code", "type", "message"}
+
+
+@pytest.mark.parametrize("path", ["/predictions/../models", "/predictions/cifar10/.."])
+def test_dots_lead_nowhere(address: str, path: str) -> None:
+    where = urlsplit(address)
+    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
+    connection.request("POST", path, SAMPLE.read_bytes())  # as it is: httpx would resolve it
+    assert connection.getresponse().status == 404
+    connection.close()
 
 
 def test_it_brings_the_token_that_the_server_wants(deployment: Deployment) -> None:

@@ -127,6 +127,18 @@ def test_ctrl_c_stops_it_too_and_a_second_one_changes_nothing(
     assert_nothing_is_left(deployment, family)
 
 
+def test_it_stops_well_though_nobody_reads_what_it_says(
+    deployment: Deployment, served: Foreground
+) -> None:
+    assert served.process.stdout is not None
+    assert served.process.stderr is not None
+    served.process.stdout.close()
+    served.process.send_signal(signal.SIGTERM)
+    assert served.process.wait(120) == 0
+    served.process.stderr.close()
+    assert not deployment.place.state.exists(), "it was stopped, and not merely ended"
+
+
 def test_a_signal_while_it_starts_ends_it(deployment: Deployment) -> None:
     running = Foreground(deployment)
     wait_for(lambda: deployment.server.process() is not None)

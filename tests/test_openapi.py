@@ -56,6 +56,16 @@ def test_any_request_is_answered_as_described(deployment: Deployment, tmp_path: 
     assert f"Tested: {operations}" in tried.stdout, tried.stdout
 
 
+def test_examples_are_of_what_is_served() -> None:
+    served = [
+        listing.Served("b", "2.0", {"2.0": 1, "10.0": 1}),
+        listing.Served("a", "1.0", {"1.0": 1}),
+    ]
+    parameters = openapi.describe(served)["components"]["parameters"]
+    assert [parameters[name]["example"] for name in ("model", "version")] == ["b", "2.0"]
+    assert parameters["version"]["schema"]["enum"] == ["1.0", "2.0", "10.0"]
+
+
 def test_without_a_server_it_is_a_description_all_the_same() -> None:
     told = openapi.describe([])
     assert told["openapi"].startswith("3.1")

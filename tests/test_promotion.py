@@ -223,7 +223,9 @@ def test_a_kill_leaves_one_default_now_and_after_a_restart(
     running: Deployment, step: str, left: str
 ) -> None:
     command = [sys.executable, "-c", KILLED, step, *running.options, "promote", "2.0"]
-    done = subprocess.run([*command, "--probes=5"], capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [*command, "--probes=5", "--watch=0"], capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == -9, done.stderr
     wait_for(lambda: not running.place.journal.exists() and default(running) == left)
     (release,) = releases.read(running.place.releases)

@@ -43,7 +43,9 @@ def show_comparison(found: Comparison, html: Path | None, as_json: bool) -> None
         return
     head, *rows = comparison.table(found)
     show_table(head, rows)
-    typer.echo(f"{found.pictures:,} pictures; on {found.agreement:.2%} of them both agree")
+    typer.echo(
+        f"{found.pictures:,} pictures were answered by both; on {found.agreement:.2%} they agree"
+    )
     for difference in found.differences[:MOST]:
         changed = f"{difference.old.label} → {difference.new.label}"
         typer.echo(f"  {changed:<20} {difference.image}")

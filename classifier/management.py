@@ -64,6 +64,11 @@ class Management:
             for version in self._call("GET", f"/models/{model}/all")
         }
 
+    def wanted(self, model: str) -> dict[str, int]:
+        """Return how many workers each registered version of a model shall have."""
+        listed = self._call("GET", f"/models/{model}/all")
+        return {version["modelVersion"]: int(version["minWorkers"]) for version in listed}
+
     def default(self, model: str) -> str:
         """Return the version that answers when none is asked for."""
         version: str = self._call("GET", f"/models/{model}")[0]["modelVersion"]

@@ -80,12 +80,19 @@ def test_serve_serve_again_status_and_stop(deployment: Deployment) -> None:
     assert "is up already" in again.stdout
     assert deployment.server.process() == process
     assert classifier(*deployment.options, "status").returncode == 0
+    status = json.loads(classifier(*deployment.options, "status", "--json").stdout)
+    assert status["problem"] is None
+    assert [(r["model"], r["default"]) for r in status["released"]] == [("cifar10", "1.0")]
 
     stopped = classifier(*deployment.options, "stop")
     assert "has stopped" in stopped.stdout
     assert all(ended(member) for member in family)
     assert "was not running" in classifier(*deployment.options, "stop").stdout
-    assert classifier(*deployment.options, "status").returncode == 1
+    said = classifier(*deployment.options, "status", "--json")
+    assert (said.returncode, json.loads(said.stdout)["problem"]) == (
+        1,
+        "TorchServe is not running.",
+    )
 
 
 def test_stop_ends_nothing_that_it_did_not_start(deployment: Deployment) -> None:

@@ -55,6 +55,8 @@ def monitor_log(deployment: Deployment) -> str:
 def test_ready_follows_what_is_served(deployment: Deployment) -> None:
     deployment.start()
     assert ask(deployment) == (200, {"ready": True, "reasons": []})
+    told = classifier(*deployment.options, "ready", "--json")
+    assert json.loads(told.stdout) == {"ready": True, "reasons": []}
     assert ask(deployment, "/live")[0] == 200
     said = classifier(*deployment.options, "ready")
     assert (said.returncode, said.stdout) == (0, "ready\n")

@@ -117,9 +117,10 @@ def test_promote_and_roll_back(running: Deployment, cats: Path) -> None:
     assert "2.0 is the default already" in again.stderr
 
     listed = json.loads(classifier(*running.options, "models", "--json").stdout)
-    assert [(row["version"], row["is_default"], row["ready"]) for row in listed] == [
-        ("1.0", False, 1),
-        ("2.0", True, 1),
+    keys = ("version", "is_default", "ready", "workers")
+    assert [tuple(row[key] for key in keys) for row in listed] == [
+        ("1.0", False, 1, 1),
+        ("2.0", True, 1, 1),
     ]
     assert listed[0]["accuracy"] == listed[1]["accuracy"] > 0.9
     assert listed[1]["released"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ..comparison import Comparison
 
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 MOST = 20
 """Pictures that are listed at most."""
 

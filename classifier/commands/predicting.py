@@ -17,7 +17,7 @@ from .. import predict as predictions
 from ..client import Client
 from ..errors import ServerError
 from ..server import Server
-from . import show_comparison
+from . import AsJson, show_comparison
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +100,7 @@ def compare(
     ],
     local: Local = False,
     html: Annotated[Path | None, typer.Option(help="Write a report with the pictures.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Ask two versions the same pictures: classifier compare 1.0 2.0 --data pets/val"""
     place = context.obj

@@ -19,9 +19,8 @@ from .. import listing, promotion
 from .. import shadow as shadows
 from ..errors import ServerError
 from ..server import Server
-from . import show_comparison, show_table
+from . import AsJson, show_comparison, show_table
 
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 Model = Annotated[str, typer.Option(help="Whose default changes; the first of releases.toml.")]
 Data = Annotated[
     Path | None, typer.Option(help="Pictures in a folder for each class: accuracy decides.")
@@ -36,7 +35,16 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
         return
-    head = ("model", "version", "default", "ready", "accuracy", "size", "sha256", "released")
+    head = (
+        "model",
+        "version",
+        "default",
+        "workers ready",
+        "accuracy",
+        "size",
+        "sha256",
+        "released",
+    )
     show_table(head, map(listing.cells, rows))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +19,7 @@ from ..readiness import Readiness
 from ..server import Server
 from ..store import file_name
 from ..tokens import Kind
+from . import AsJson  # noqa: TC001, for typer reads it from the annotations
 
 RELEASED = (archives.MODEL, archives.VERSION)
 SAMPLE = Path("samples/cat.jpg")
@@ -101,20 +104,36 @@ def stop(
     typer.echo("TorchServe has stopped." if stopped else "TorchServe was not running.")
 
 
-def status(context: typer.Context) -> None:
+def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Tell whether the server serves what is released; exit status 1 if not: classifier status"""
     server = Server(context.obj)
+    problem = None
     if server.process() is None:
-        typer.echo("TorchServe is not running.")
-        raise typer.Exit(1)
-    server.check()
-    _show_served(server)
+        problem = "TorchServe is not running."
+    else:
+        try:
+            server.check()
+        except ServerError as error:
+            if not as_json:
+                raise
+            problem = str(error)
+    if as_json:
+        told = [asdict(release) for release in server.releases]
+        typer.echo(json.dumps({"problem": problem, "url": server.inference, "released": told}))
+    elif problem:
+        typer.echo(problem)
+    else:
+        _show_served(server)
+    raise typer.Exit(1 if problem else 0)
 
 
-def ready(context: typer.Context) -> None:
+def ready(context: typer.Context, as_json: AsJson = False) -> None:
     """Tell whether each version answers; exit status 1 if not: classifier ready"""
     reasons = Readiness(Server(context.obj)).reasons()
-    typer.echo("ready" if not reasons else f"not ready: {'; '.join(reasons)}")
+    if as_json:
+        typer.echo(json.dumps({"ready": not reasons, "reasons": reasons}))
+    else:
+        typer.echo("ready" if not reasons else f"not ready: {'; '.join(reasons)}")
     raise typer.Exit(1 if reasons else 0)
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .server import Server
 
 LOCK = "weights.lock"
+NOBODY = (None, None)
+"""The workers of a version that is not served."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +29,17 @@ class Served:
     Attributes:
         name: of the model.
         default: the version that answers where none is asked for.
-        ready: the READY workers of each version.
-        workers: how many each shall have.
+        staffing: of each version its READY workers, and how many it shall have.
     """
 
     name: str
     default: str
-    ready: dict[str, int]
-    workers: dict[str, int]
+    staffing: dict[str, tuple[int, int]]
 
     @property
     def versions(self) -> list[str]:
         """Its versions, the oldest first."""
-        return sorted(self.ready, key=Version)
+        return sorted(self.staffing, key=Version)
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,10 @@ def rows(server: Server) -> list[Row]:
     running = {model.name: model for model in _running(server)}
     when = {(entry.model, entry.after): entry.when for entry in history.read(place.history)}
     found = []
-    there_now = {(m.name, version) for m in running.values() for version in m.ready}
+    there_now = {(m.name, version) for m in running.values() for version in m.staffing}
     for model, version in sorted(named | accuracies.keys() | there_now):
         now = running.get(model)
+        ready, workers = now.staffing.get(version, NOBODY) if now else NOBODY
         path = place.model_store / store.file_name(model, version)
         there = path.is_file()
         found.append(
@@ -86,8 +87,8 @@ def rows(server: Server) -> list[Row]:
                 model=model,
                 version=version,
                 is_default=None if not running else now is not None and now.default == version,
-                ready=None if now is None else now.ready.get(version),
-                workers=None if now is None else now.workers.get(version),
+                ready=ready,
+                workers=workers,
                 accuracy=accuracies.get((model, version)),
                 size=path.stat().st_size if there else None,
                 sha256=store.sha256(path) if there else None,
@@ -118,10 +119,7 @@ def served(server: Server) -> list[Served]:
         httpx.TransportError, ServerError: it does not answer, or refuses.
     """
     api = server.management
-    return [
-        Served(name, api.default(name), api.versions(name), api.wanted(name))
-        for name in api.models()
-    ]
+    return [Served(name, api.default(name), api.staffing(name)) for name in api.models()]
 
 
 def _running(server: Server) -> list[Served]:

@@ -59,15 +59,17 @@ class Management:
 
     def versions(self, model: str) -> dict[str, int]:
         """Return the READY workers of each registered version of a model."""
+        return {version: ready for version, (ready, _) in self.staffing(model).items()}
+
+    def staffing(self, model: str) -> dict[str, tuple[int, int]]:
+        """Return of each registered version its READY workers, and how many it shall have."""
         return {
-            version["modelVersion"]: sum(w["status"] == "READY" for w in version["workers"])
+            version["modelVersion"]: (
+                sum(worker["status"] == "READY" for worker in version["workers"]),
+                int(version["minWorkers"]),
+            )
             for version in self._call("GET", f"/models/{model}/all")
         }
-
-    def wanted(self, model: str) -> dict[str, int]:
-        """Return how many workers each registered version of a model shall have."""
-        listed = self._call("GET", f"/models/{model}/all")
-        return {version["modelVersion"]: int(version["minWorkers"]) for version in listed}
 
     def default(self, model: str) -> str:
         """Return the version that answers when none is asked for."""

@@ -158,11 +158,11 @@ def _files(
     inputs: Sequence[Question | Answer],
     rows: Sequence[Rows],
     headers: Sequence[Mapping[str, str]],
-) -> Iterator[bytes]:
+) -> Iterator[bytes | bytearray]:
     """Yield the image files that were decoded, of requests that somebody asked."""
     for parts, item, found, header in zip(data, inputs, rows, headers, strict=True):
         if isinstance(item, File) and found[0] is not None and NOBODYS.isdisjoint(header):
-            yield from map(bytes, parts.values())
+            yield from parts.values()
 
 
 def _threads(model: str) -> int | None:

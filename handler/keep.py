@@ -66,13 +66,13 @@ class Keeper:
         """Write what is offered, from a thread, until the process ends."""
         threading.Thread(target=self._write_for_ever, name="keep", daemon=True).start()
 
-    def offer(self, image: bytes) -> None:
+    def offer(self, image: bytes | bytearray) -> None:
         """Keep an image file, or not, by chance."""
         if random.random() >= self._share:  # noqa: S311
             return
         with self._lock:
             if self._bytes + len(image) <= MOST_WAITING:
-                self._waiting.append(image)
+                self._waiting.append(bytes(image))
                 self._bytes += len(image)
 
     def write(self) -> None:

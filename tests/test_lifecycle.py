@@ -49,6 +49,18 @@ def edit(archive: Path, change: Callable[[str, bytes], bytes]) -> None:
             packed.writestr(name, change(name, data))
 
 
+def edit_handler(archive: Path, lines: bytes, instead: bytes) -> None:
+    """Put other lines in the place of some of an archive's handler."""
+
+    def edited(name: str, data: bytes) -> bytes:
+        if name != "classifier_handler.py":
+            return data
+        assert lines in data
+        return data.replace(lines, instead)
+
+    edit(archive, edited)
+
+
 def assert_fails(deployment: Deployment, message: str) -> None:
     """Fail unless the start fails for that reason and leaves nothing behind."""
     with pytest.raises(ServerError, match=message):

@@ -58,8 +58,8 @@ def test_any_request_is_answered_as_described(deployment: Deployment, tmp_path: 
 
 def test_examples_are_of_what_is_served() -> None:
     served = [
-        listing.Served("b", "2.0", {"2.0": 1, "10.0": 1}, {}),
-        listing.Served("a", "1.0", {"1.0": 1}, {}),
+        listing.Served("b", "2.0", {"2.0": (1, 1), "10.0": (1, 1)}),
+        listing.Served("a", "1.0", {"1.0": (1, 1)}),
     ]
     parameters = openapi.describe(served)["components"]["parameters"]
     assert [parameters[name]["example"] for name in ("model", "version")] == ["b", "2.0"]

@@ -19,7 +19,7 @@ from classifier import Client, archive, history, releases
 from classifier.promotion import checks
 
 from .images import SAMPLE, crops
-from .test_lifecycle import classifier, edit
+from .test_lifecycle import classifier, edit, edit_handler
 from .test_monitor import wait_for
 
 if TYPE_CHECKING:
@@ -162,15 +162,9 @@ def test_a_worse_version_is_refused(running: Deployment, cats: Path, tmp_path: P
 
 def spoil(deployment: Deployment, lines: str) -> None:
     """Let 2.0 run some lines before it reads a request."""
-
-    def spoilt(name: str, data: bytes) -> bytes:
-        if name != "classifier_handler.py":
-            return data
-        begin = b"        try:\n            question = read("
-        assert begin in data
-        return data.replace(begin, textwrap.indent(lines, " " * 8).encode() + begin)
-
-    edit(deployment.place.model_store / "cifar10-2.0.mar", spoilt)
+    begin = b"        try:\n            question = read("
+    instead = textwrap.indent(lines, " " * 8).encode() + begin
+    edit_handler(deployment.place.model_store / "cifar10-2.0.mar", begin, instead)
 
 
 def test_a_version_that_fails_after_the_switch_is_taken_back(running: Deployment) -> None:

@@ -20,7 +20,7 @@ from classifier import Client, archive, config, pictures, process, releases, sha
 from handler.metrics import PERIOD
 
 from .images import SAMPLE, crops
-from .test_lifecycle import classifier, edit
+from .test_lifecycle import classifier, edit, edit_handler
 from .test_monitor import wait_for
 from .test_serving import metric
 
@@ -187,14 +187,11 @@ def test_where_no_picture_comes_it_says_so(stored: Deployment) -> None:
 
 
 def test_failures_of_the_new_version_are_counted(stored: Deployment, photos: Path) -> None:
-    def fails(name: str, data: bytes) -> bytes:
-        if name != "classifier_handler.py":
-            return data
-        begin = b"            question = read(parts, self.model, self.version)\n"
-        assert begin in data
-        return data.replace(begin, b"            raise ImageError('not today')\n")
-
-    edit(stored.place.model_store / "cifar10-2.0.mar", fails)
+    edit_handler(
+        stored.place.model_store / "cifar10-2.0.mar",
+        b"            question = read(parts, self.model, self.version)\n",
+        b"            raise ImageError('not today')\n",
+    )
     stored.start()
     with left_as_it_was(stored):
         options = ["--for=1s", f"--data={photos}", "--json"]

@@ -12,6 +12,8 @@ from rich.table import Table
 
 from .. import comparison
 from ..comparison_page import page
+from ..errors import ServerError
+from ..server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,6 +24,18 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 MOST = 20
 """Pictures that are listed at most."""
+
+
+def running(context: typer.Context) -> Server:
+    """Return the server that a command is about.
+
+    Raises:
+        ServerError: it does not run.
+    """
+    server = Server(context.obj)
+    if server.process() is None:
+        raise ServerError("TorchServe is not running: `make serve` starts it")
+    return server
 
 
 def show_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ServerError
-from ..server import Server
+from . import running
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -28,9 +28,7 @@ def ui(
         raise ServerError(
             f"the pages need the package {error.name}: `pip install -r requirements.txt`"
         ) from None
-    server = Server(context.obj)
-    if server.process() is None:
-        raise ServerError("TorchServe is not running: `make serve` starts it")
+    server = running(context)
     try:
         listener = socket.create_server((LOOPBACK[0], port))
     except OSError as error:

@@ -19,7 +19,7 @@ from .. import listing, promotion
 from .. import shadow as shadows
 from ..errors import ServerError
 from ..server import Server
-from . import AsJson, show_comparison, show_table
+from . import AsJson, running, show_comparison, show_table
 
 Model = Annotated[str, typer.Option(help="Whose default changes; the first of releases.toml.")]
 Data = Annotated[
@@ -77,7 +77,7 @@ def shadow(
     as_json: AsJson = False,
 ) -> None:
     """Repeat traffic to a version, its answers unused: classifier shadow 2.0 --for 60s"""
-    server, tell = _running(context), partial(tqdm.write, file=sys.stderr)
+    server, tell = running(context), partial(tqdm.write, file=sys.stderr)
     model, _, version = new.rpartition(":")
     model = model or server.releases[0].model
     traffic = shadows.traffic(server, model, seconds, data, rate)
@@ -107,11 +107,11 @@ def promote(
     ] = promotion.PROBES,
     watch: Annotated[
         float,
-        typer.Option(min=0, help="Seconds after the switch in which failures may not rise."),
+        typer.Option(min=0, help="Seconds before the switch, and after it: failures may not rise."),
     ] = promotion.WATCH,
 ) -> None:
     """Check a version, make it the default, watch, keep it: classifier promote 2.0 --data val"""
-    server = _running(context)
+    server = running(context)
     sources = promotion.checks(data)
     entry = promotion.Promotion(
         server,
@@ -128,7 +128,7 @@ def promote(
 
 def rollback(context: typer.Context, model: Model = "") -> None:
     """Make the version before the default again: classifier rollback"""
-    server = _running(context)
+    server = running(context)
     model = model or server.releases[0].model
     release = server.release(model)
     entries = histories.read(context.obj.history)
@@ -165,10 +165,3 @@ def _cells(entry: histories.Entry) -> tuple[str, ...]:
     agreed = "–" if agreement is None else f"{agreement:.2%}"
     told = (entry.when, entry.who, entry.action, entry.model, entry.before, entry.after)
     return (*told, right, agreed)
-
-
-def _running(context: typer.Context) -> Server:
-    server = Server(context.obj)
-    if server.process() is None:
-        raise ServerError("TorchServe is not running: `make serve` starts it")
-    return server

@@ -136,11 +136,10 @@ def build(server: Server, hosts: list[str], samples: Path = SAMPLES) -> ASGIApp:
         samples: a folder of pictures to try.
     """
     interface = Interface(server, samples)
-    page = partial(FileResponse, media_type="text/html")
     swagger = files("swagger_ui") / "static"
     routes = [
-        Route("/", lambda _: page(STATIC / "index.html")),
-        Route("/docs", lambda _: page(STATIC / "docs.html")),
+        Route("/", lambda _: FileResponse(STATIC / "index.html")),
+        Route("/docs", lambda _: FileResponse(STATIC / "docs.html")),
         Route("/served", interface.served),
         Route("/samples", interface.samples),
         Route("/samples/{name}", interface.sample),

@@ -6,13 +6,14 @@ from .errors import (
     ArchiveError,
     ClassifierError,
     InputError,
+    LateError,
     PredictionError,
     ReleasesError,
     ServerError,
     TokenError,
     UnavailableError,
 )
-from .prediction import Picture, Prediction
+from .prediction import Found, Picture, Prediction
 
 __all__ = [
     "ArchiveError",
@@ -20,7 +21,9 @@ __all__ = [
     "Classifier",
     "ClassifierError",
     "Client",
+    "Found",
     "InputError",
+    "LateError",
     "Picture",
     "Prediction",
     "PredictionError",

@@ -15,15 +15,17 @@ import yaml
 
 from . import store
 from .errors import ArchiveError, InputError
-from .prediction import Prediction, to_bytes
+from .parallel import batched
+from .prediction import Prediction, all_of, to_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from types import ModuleType
     from typing import TypeVar
 
     from numpy.typing import NDArray
 
-    from .prediction import Picture
+    from .prediction import Found, Picture
 
     P = TypeVar("P", bound=Picture)
 
@@ -62,12 +64,19 @@ class Classifier:
         """
         if not isinstance(pictures, list | tuple):
             return self.predict([pictures])[0]
-        found: list[Prediction] = []
-        for at in range(0, len(pictures), BATCH):
-            pixels = np.stack([self._decode(picture) for picture in pictures[at : at + BATCH]])
-            rows = self.probabilities(pixels)
-            found += [Prediction(self.top(row), self.version) for row in rows]
-        return found
+        return all_of(list(self.predict_each(pictures)))
+
+    def predict_each(self, pictures: Iterable[Picture]) -> Iterator[Found]:
+        """Classify many pictures; yield, in order, each one's prediction, or why it has none."""
+        for some in batched(pictures, BATCH):
+            inputs = [self._input(picture) for picture in some]
+            pixels = [item for item in inputs if not isinstance(item, InputError)]
+            rows = iter(self.probabilities(np.stack(pixels)) if pixels else ())
+            for item in inputs:
+                if isinstance(item, InputError):
+                    yield item
+                else:
+                    yield Prediction(self.top(next(rows)), self.version)
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 N×32×32×3 RGB pixels to float32 N×classes probabilities in [0, 1]."""
@@ -79,11 +88,14 @@ class Classifier:
         labels: dict[str, float] = self._core.top(probabilities, count)
         return labels
 
-    def _decode(self, picture: Picture) -> NDArray[np.uint8]:
+    def _input(self, picture: Picture) -> NDArray[np.uint8] | InputError:
+        """Return a picture's pixels, uint8 32×32×3, or why there are none."""
         try:
             pixels: NDArray[np.uint8] = self._package.decode(to_bytes(picture))
         except self._package.ImageError as error:
-            raise InputError(str(error)) from None
+            return InputError(str(error))
+        except InputError as error:
+            return error
         return pixels
 
 

@@ -104,7 +104,7 @@ def compare(
     tally, outcomes, seconds = Tally(names), [], []
     for predictor in predictors:
         begin = time.perf_counter()
-        outcomes.append(list(predict.run(predictor, sources)))
+        outcomes.append(list(predict.one_by_one(predictor, sources)))
         seconds.append(time.perf_counter() - begin)
     for old, new in zip(*outcomes, strict=True):
         tally.add(old, new)

@@ -10,6 +10,7 @@ import httpx
 
 from . import config
 from .errors import ServerError, error_of
+from .tokens import TokenAuth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -48,8 +49,8 @@ class Management:
 
     def __init__(self, url: str, token: Callable[[], str] | None = None) -> None:
         self.url = url
-        self._token = token
-        self._http = httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False)
+        auth = TokenAuth(token) if token else None
+        self._http = httpx.Client(base_url=url, auth=auth, timeout=TIMEOUT, trust_env=False)
         weakref.finalize(self, self._http.close)
 
     def models(self) -> list[str]:
@@ -128,11 +129,7 @@ class Management:
         self._call("DELETE", f"/models/{model}/{version}")
 
     def _call(self, method: str, path: str, timeout: float = TIMEOUT) -> Any:
-        for _ in range(2):
-            headers = {"Authorization": f"Bearer {self._token()}"} if self._token else {}
-            answer = self._http.request(method, path, headers=headers, timeout=timeout)
-            if answer.status_code != httpx.codes.BAD_REQUEST or not self._token:
-                break  # what else a 400 may be: somebody has just renewed the token
+        answer = self._http.request(method, path, timeout=timeout)
         if answer.is_error:
             raise ServerError(
                 f"{self.url}{path} answers {answer.status_code}: {error_of(answer)[1]}"

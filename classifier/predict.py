@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from .client import CONNECTIONS
+from .asker import CONNECTIONS
 from .errors import InputError, PredictionError, UnavailableError
+from .parallel import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .pictures import Source
-    from .prediction import Prediction
+    from .prediction import Found, Prediction
 
     Predict = Callable[[bytes], Prediction]
+    PredictEach = Callable[[Sequence[Source]], Iterable[Found]]
 
-AHEAD = 4 * CONNECTIONS
-"""Pictures that are read before their turn: enough for full batches, and not a whole folder."""
+MOST_GONE = 32
+"""Pictures in turn without an answer, after which a server counts as gone."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Outcome:
 
     Attributes:
         is_gone: there is none because the server did not answer.
-        seconds: from request to answer; 0 where there is no prediction.
+        seconds: from request to answer; 0 where there is no prediction, or it was not measured.
     """
 
     source: Source
@@ -43,44 +43,54 @@ class Outcome:
     seconds: float = 0.0
 
 
-def run(
-    predict: Predict, sources: Iterable[Source], at_once: int = CONNECTIONS
-) -> Iterator[Outcome]:
-    """Classify pictures, several at a time; yield what came of each, in order.
+def each(predict_each: PredictEach, sources: Sequence[Source]) -> Iterator[Outcome]:
+    """Classify pictures, several in a request; yield what came of each, in order.
 
     Args:
-        predict: `Client.predict` or that of an archive.
+        predict_each: that of a client or of an archive.
         sources: the pictures.
-        at_once: how many are under way together.
 
     Raises:
         UnavailableError: so many pictures in turn got no answer from a server that has gone.
     """
-    gone = 0
+    found = zip(sources, predict_each(sources), strict=True)
+    return _while_there(itertools.starmap(_outcome, found))
+
+
+def one_by_one(predict: Predict, sources: Sequence[Source]) -> Iterator[Outcome]:
+    """Classify pictures, each in a request of its own; yield what came of each, and its time.
+
+    Args:
+        predict: that of a client or of an archive.
+        sources: the pictures.
+
+    Raises:
+        UnavailableError: so many pictures in turn got no answer from a server that has gone.
+    """
 
     def one(source: Source) -> Outcome:
         try:
             return ask(predict, source, source.read())
         except InputError as error:
-            return Outcome(source, error=str(error))
+            return _outcome(source, error)
 
-    pool = ThreadPoolExecutor(at_once)
-    waiting: deque[Future[Outcome]] = deque()
-    rest = iter(sources)
-    try:
-        while True:
-            waiting.extend(
-                pool.submit(one, source) for source in islice(rest, AHEAD - len(waiting))
-            )
-            if not waiting:
-                return
-            outcome = waiting.popleft().result()
-            gone = gone + 1 if outcome.is_gone else 0
-            if gone >= at_once:
-                raise UnavailableError(f"no answer to {gone} pictures in turn: {outcome.error}")
-            yield outcome
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C need not wait for what comes
+    return _while_there(in_order(one, sources, CONNECTIONS))
+
+
+def _while_there(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """Yield outcomes until a server has gone: no use in waiting for each of 10,000 pictures."""
+    gone = 0
+    for outcome in outcomes:
+        gone = gone + 1 if outcome.is_gone else 0
+        if gone == MOST_GONE:
+            raise UnavailableError(f"no answer to {gone} pictures in turn: {outcome.error}")
+        yield outcome
+
+
+def _outcome(source: Source, found: Found) -> Outcome:
+    if isinstance(found, PredictionError):
+        return Outcome(source, error=str(found), is_gone=isinstance(found, UnavailableError))
+    return Outcome(source, found)
 
 
 def ask(predict: Predict, source: Source, image: bytes) -> Outcome:
@@ -89,7 +99,7 @@ def ask(predict: Predict, source: Source, image: bytes) -> Outcome:
     try:
         prediction = predict(image)
     except PredictionError as error:
-        return Outcome(source, error=str(error), is_gone=isinstance(error, UnavailableError))
+        return _outcome(source, error)
     return Outcome(source, prediction, seconds=time.perf_counter() - begin)
 
 

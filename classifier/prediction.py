@@ -6,16 +6,26 @@ import io
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import InputError
+from .errors import InputError, PredictionError
 
-Picture: TypeAlias = str | PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
-"""A path, the bytes of an image file, a PIL image, or uint8 H×W×3 RGB pixels in [0, 255]."""
+
+@runtime_checkable
+class Readable(Protocol):
+    """Whatever can be read, such as an open file."""
+
+    def read(self) -> bytes:
+        """Return the bytes of an image file."""
+
+
+Picture: TypeAlias = str | PathLike[str] | bytes | Readable | Image.Image | NDArray[np.uint8]
+"""A path, the bytes of an image file, a file that is open for reading them, a PIL image, or uint8
+H×W×3 RGB pixels in [0, 255]."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,22 @@ class Prediction:
         return self.probabilities[self.label]
 
 
+Found: TypeAlias = Prediction | PredictionError
+"""What came of one picture of many: a prediction, or why there is none."""
+
+
+def all_of(found: list[Found]) -> list[Prediction]:
+    """Return what is nothing but predictions.
+
+    Raises:
+        PredictionError: the first that isn't one.
+    """
+    for one in found:
+        if isinstance(one, PredictionError):
+            raise one
+    return found  # type: ignore[return-value]
+
+
 def to_bytes(picture: Picture) -> bytes:
     """Return the bytes of an image file; what is none becomes a PNG, which loses nothing.
 
@@ -50,6 +76,8 @@ def to_bytes(picture: Picture) -> bytes:
     """
     if isinstance(picture, bytes):
         return picture
+    if isinstance(picture, Readable):
+        return picture.read()
     if isinstance(picture, str | PathLike):
         try:
             return Path(picture).read_bytes()

@@ -31,7 +31,9 @@ class Readiness:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._http = httpx.Client(base_url=server.inference, timeout=TIMEOUT, trust_env=False)
+        self._http = httpx.Client(
+            base_url=server.inference, auth=server.auth(), timeout=TIMEOUT, trust_env=False
+        )
         weakref.finalize(self, self._http.close)
         self._image = blank()
         self._answered: dict[tuple[str, str], set[int]] = {}
@@ -84,7 +86,7 @@ class Readiness:
         answer = self._http.put(
             f"/predictions/{model}/{version}",
             content=self._image,
-            headers=HEADERS | self._server.authorization(),
+            headers=HEADERS,
         )
         if answer.is_success:
             self._answered[key] = ready

@@ -22,7 +22,7 @@ import httpx
 from . import config, java, log, management, process, releases, rollout, store, tokens
 from .client import Client
 from .errors import ClassifierError, ReleasesError, ServerError
-from .tokens import Kind
+from .tokens import Kind, TokenAuth
 from .warmup import warm_up
 
 if TYPE_CHECKING:
@@ -167,8 +167,13 @@ class Server:
         state.setdefault("archives", {})[store.file_name(model, version)] = sha256
         self.place.state.write_text(json.dumps(state))
 
+    def auth(self) -> TokenAuth | None:
+        """Return what lets httpx send the inference API's token; None where it wants none."""
+        token = self.token(Kind.INFERENCE)
+        return TokenAuth(token) if token else None
+
     def authorization(self) -> dict[str, str]:
-        """Return the headers that the inference API wants."""
+        """Return the headers that the inference API wants now."""
         token = self.token(Kind.INFERENCE)
         return {"Authorization": f"Bearer {token()}"} if token else {}
 

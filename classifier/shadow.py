@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 import httpx
 
 from . import config, pictures, predict, process, promotion, rollout
-from .client import CONNECTIONS
+from .asker import CONNECTIONS
 from .comparison import Tally
 from .errors import ClassifierError, InputError, PredictionError, ServerError, UnavailableError
 from .pictures import Source

@@ -6,7 +6,9 @@ for the management API, both good for an hour (`token_expiration_min`), and one 
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 import time
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from .errors import ServerError
+from .errors import ServerError, error_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable, Generator
     from pathlib import Path
 
 KEY_FILE = "key_file.json"
@@ -34,6 +36,64 @@ class Kind(StrEnum):
 
 PATIENCE = 2.0
 """Seconds that the file is waited for: TorchServe does not write it at one stroke."""
+
+
+class TokenAuth(httpx.Auth):
+    """Lets httpx send a token, and another one, once, where the server refuses it.
+
+    Args:
+        token: returns the current token. It is kept until the server refuses it.
+    """
+
+    def __init__(self, token: Callable[[], str]) -> None:
+        self._token = token
+        self._kept: str | None = None
+        self._lock = threading.Lock()
+
+    requires_response_body = True
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Send the token, as httpx wants it told."""
+        token = self._current()
+        request.headers["Authorization"] = f"Bearer {token}"
+        answer = yield request
+        if is_refused(answer) and (other := self._current(refused=token)) != token:
+            request.headers["Authorization"] = f"Bearer {other}"
+            yield request
+
+    async def async_auth_flow(
+        self, request: httpx.Request
+    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """Do the same where nothing may wait: tokens come from a file or from the server."""
+        flow = self.auth_flow(request)
+        answer = yield await asyncio.to_thread(next, flow)
+        await answer.aread()
+        if (again := await asyncio.to_thread(_go_on, flow, answer)) is not None:
+            yield again
+
+    def _current(self, refused: str | None = None) -> str:
+        """Return the token that is kept, or what is one now if that was refused."""
+        with self._lock:
+            if self._kept is None or self._kept == refused:
+                self._kept = self._token()
+            return self._kept
+
+
+def _go_on(
+    flow: Generator[httpx.Request, httpx.Response, None], answer: httpx.Response
+) -> httpx.Request | None:
+    try:
+        return flow.send(answer)
+    except StopIteration:
+        return None
+
+
+def is_refused(answer: httpx.Response) -> bool:
+    """Tell whether a server, or a proxy before it, refuses the request's token.
+
+    TorchServe's management API says so in words only, with status 400.
+    """
+    return answer.status_code in (401, 403) or error_of(answer)[0] == "InvalidKeyException"
 
 
 def source(key_file: Path, kind: Kind, management: str | None = None) -> Callable[[], str]:

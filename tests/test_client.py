@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
+import itertools
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,44 +28,54 @@ from classifier import (
 from .images import SAMPLE, crops, encode, sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from classifier import Picture
 
     from .deployment import Deployment
 
-    Script = list[tuple[int, dict[str, Any]] | None]
+    Answer = tuple[int, dict[str, Any]] | None
+    Script = list[Answer] | Callable[[bytes], Answer]
 
 ANSWER = (200, {"cat": 0.9, "dog": 0.1})
 
 
 class Scripted:
-    """A server that answers as a test has written: a status and JSON, or (None) hangs up."""
+    """A server that answers as a test has written: a status and JSON, or (None) hangs up.
+
+    The script is a list of answers, or makes an answer of a request's body.
+    """
 
     def __init__(self, script: Script) -> None:
-        self.script = iter(script)
+        rest = iter(script if isinstance(script, list) else [])
         self.tokens: list[str | None] = []
+        self.bodies: list[bytes] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_PUT(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
+                body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.tokens.append(self.headers["Authorization"])
-                answer = next(outer.script)
+                outer.bodies.append(body)
+                answer = next(rest) if isinstance(script, list) else script(body)
                 if answer is None:
                     self.close_connection = True
                     return
-                body = json.dumps(answer[1]).encode()
+                said = json.dumps(answer[1]).encode()
                 self.send_response(answer[0])
-                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Length", str(len(said)))
                 self.send_header("X-Model-Version", "1.0")
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(said)
 
             def log_message(self, *arguments: object) -> None:
                 pass
+
+            def handle(self) -> None:
+                with contextlib.suppress(ConnectionError):  # who asked has gone
+                    super().handle()
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -106,6 +119,21 @@ def test_own_headers_are_sent(scripted: Callable[[Script], Scripted], is_async: 
     server = scripted([ANSWER])
     ask(server.url, is_async, headers={"Authorization": "Basic eDp5"})
     assert server.tokens == ["Basic eDp5"]
+
+
+def ask_each(
+    url: str, pictures: Iterable[Picture], is_async: bool, **options: Any
+) -> list[Prediction | PredictionError]:
+    """Ask for each of many pictures, by either client."""
+    if not is_async:
+        with Client(url, **options) as client:
+            return list(client.predict_each(pictures))
+
+    async def run() -> list[Prediction | PredictionError]:
+        async with AsyncClient(url, **options) as client:
+            return [found async for found in client.predict_each(pictures)]
+
+    return asyncio.run(run())
 
 
 def error(status: int, message: str, kind: str = "SomeException") -> tuple[int, dict[str, Any]]:
@@ -186,6 +214,133 @@ def test_an_expired_token_is_fetched_anew_once(
     with pytest.raises(TokenError):
         ask(server.url, is_async, token=lambda: "same")
     assert server.asked == 1
+
+
+def stream(*pictures: Picture) -> Iterator[Picture]:
+    """Yield pictures of which nobody knows how many will come."""
+    yield from pictures
+
+
+def each(body: bytes) -> tuple[int, dict[str, Any]]:
+    """Answer a file, or a body of KServe's protocol v1: the label is what the file says."""
+    if not body.startswith(b"{"):
+        return 200, {body[:9].decode(): 1.0}
+    images = [base64.b64decode(item["b64"]) for item in json.loads(body)["instances"]]
+    return 200, {
+        "predictions": [
+            {"error": "no image"} if image == b"bad" else {"probabilities": each(image)[1]}
+            for image in images
+        ]
+    }
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_many_small_pictures_go_together(
+    scripted: Callable[[Script], Scripted], is_async: bool
+) -> None:
+    server = scripted(each)
+    pictures = [b"%d" % number for number in range(1000)]
+    found = ask_each(server.url, stream(*pictures), is_async)
+    labels = [one.label for one in found if isinstance(one, Prediction)]
+    assert labels == [str(number) for number in range(1000)]
+    assert server.asked == 32
+    assert {one.version for one in found if isinstance(one, Prediction)} == {"1.0"}
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_large_pictures_go_alone(scripted: Callable[[Script], Scripted], is_async: bool) -> None:
+    server = scripted(each)
+    large = [letter * 700_000 for letter in (b"a", b"b", b"c")]
+    found = ask_each(server.url, stream(*large, b"d", b"e"), is_async)
+    labels = [one.label for one in found if isinstance(one, Prediction)]
+    assert labels == ["aaaaaaaaa", "bbbbbbbbb", "ccccccccc", "d", "e"]
+    assert [body[:1] for body in server.bodies] == [b"a", b"b", b"{"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_few_pictures_do_not_wait_for_one_another(
+    scripted: Callable[[Script], Scripted], is_async: bool
+) -> None:
+    server = scripted(each)
+    ask_each(server.url, [b"x"] * 8, is_async)
+    assert server.bodies == [b"x"] * 8
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_is_wrong_with_a_picture_stands_in_its_place(
+    scripted: Callable[[Script], Scripted], is_async: bool
+) -> None:
+    server = scripted(each)
+    found = ask_each(server.url, stream(b"a", b"bad", "absent.jpg", b"b"), is_async)
+    assert [found[0], found[3]] == [Prediction({"a": 1.0}, "1.0"), Prediction({"b": 1.0}, "1.0")]
+    assert isinstance(found[1], InputError)
+    assert found[1].status == 400
+    assert "answers 400: no image" in str(found[1])
+    assert "absent.jpg can't be read" in str(found[2])
+    assert server.asked == 1
+
+
+REFUSALS: dict[str, Answer] = {
+    "too large": error(413, "too large"),
+    "takes files only": error(400, "the request holds JSON, not an image"),
+    "handler failed": error(500, "Prediction failed"),
+    "its own form": (200, {"cat": 1.0}),
+    "too few": (200, {"predictions": [{"probabilities": {"cat": 1.0}}]}),
+}
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+def test_pictures_that_are_not_taken_together_are_asked_alone(
+    scripted: Callable[[Script], Scripted], refusal: Answer, is_async: bool
+) -> None:
+    server = scripted(lambda body: refusal if body.startswith(b"{") else each(body))
+    found = ask_each(server.url, stream(b"a", b"b"), is_async)
+    assert found == [Prediction({"a": 1.0}, "1.0"), Prediction({"b": 1.0}, "1.0")]
+    assert server.asked == 3
+
+
+VAIN: dict[str, tuple[Answer, type[PredictionError]]] = {
+    "no such model": (error(404, "Model not found"), InputError),
+    "queue full": (error(503, "no worker to serve"), UnavailableError),
+    "nobody there": (None, UnavailableError),
+}
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(("answer", "raised"), VAIN.values(), ids=VAIN)
+def test_pictures_are_not_asked_alone_in_vain(
+    scripted: Callable[[Script], Scripted],
+    answer: Answer,
+    raised: type[PredictionError],
+    is_async: bool,
+) -> None:
+    server = scripted(lambda _: answer)
+    found = ask_each(server.url, stream(b"a", b"b"), is_async, deadline=0.2)
+    assert len(found) == 2
+    assert all(isinstance(one, raised) for one in found)
+    assert server.asked == sum(body.startswith(b"{") for body in server.bodies)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_refused_token_ends_it(scripted: Callable[[Script], Scripted], is_async: bool) -> None:
+    server = scripted(lambda _: LASTING["no token"][0])
+    with pytest.raises(TokenError):
+        ask_each(server.url, stream(b"a", b"b"), is_async, token="old")  # noqa: S106
+
+
+def test_pictures_are_read_when_their_turn_comes(scripted: Callable[[Script], Scripted]) -> None:
+    taken = itertools.count()
+    with Client(scripted(each).url) as client:
+        found = client.predict_each(b"%d" % next(taken) for _ in itertools.count())
+        assert isinstance(next(found), Prediction)
+        found.close()  # type: ignore[attr-defined]
+    assert next(taken) < 1000
+
+
+def test_open_files_are_taken(shared_deployment: Deployment) -> None:
+    with SAMPLE.open("rb") as file, Client(shared_deployment.inference) as client:
+        assert client.predict(file, "1.1").label == "cat"
 
 
 def test_every_kind_of_picture_is_taken(shared_deployment: Deployment) -> None:

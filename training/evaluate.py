@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from classifier import Client, bundle, releases, store
-from classifier.errors import ClassifierError
+from classifier.errors import ClassifierError, PredictionError
 
 from .arrivals import ARRIVALS, arrive, encode
 from .data import DataError, Images, load
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from model.engine import Engine
 
 BATCH = 250
-CONNECTIONS = 32
 SURE = 0.9  # a probability that many would act on
 STRANGE = 1000  # images of none of the classes, of each kind
 
@@ -75,18 +73,15 @@ def ask(
         DataError: an answer is none of the labels.
     """
     numbers = {label: number for number, label in enumerate(labels)}
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-
-        def likeliest(image: NDArray[np.uint8]) -> tuple[int, float]:
-            answer = client.predict(encode(image, "PNG"), version)
-            if answer.label not in numbers:
-                raise DataError(
-                    f"the server answers {answer.label!r}, which the data does not have"
-                )
-            return numbers[answer.label], answer.probability
-
-        answers = list(tqdm(pool.map(likeliest, pixels), total=len(pixels), unit=" images"))
-    return Answers(np.array([a[0] for a in answers]), np.array([a[1] for a in answers]))
+    files = (encode(image, "PNG") for image in pixels)
+    found = []
+    for one in tqdm(client.predict_each(files, version), total=len(pixels), unit=" images"):
+        if isinstance(one, PredictionError):
+            raise one
+        if one.label not in numbers:
+            raise DataError(f"the server answers {one.label!r}, which the data does not have")
+        found.append((numbers[one.label], one.probability))
+    return Answers(np.array([n for n, _ in found]), np.array([p for _, p in found]))
 
 
 def main() -> int:

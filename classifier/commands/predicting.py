@@ -22,7 +22,7 @@ from . import AsJson, show_comparison
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..predict import Outcome, Predict
+    from ..predict import Outcome, Predict, PredictEach
 
 REFERENCE = re.compile(r"[A-Za-z][\w-]*(:[\w.]+)?")
 """A model, and perhaps a version: cifar10, cifar10:2.0, cifar10:latest."""
@@ -71,14 +71,14 @@ def predict(
     reference, names = _split(images, _models(place))
     sources = pictures.find(names)
     form = Form.JSON if as_json else form
-    predictor = _predictor(context, reference, local, server, token)
+    _, predict_each = _predictor(context, reference, local, server, token)
     begin, failed = time.monotonic(), []
     if form is Form.CSV:
         typer.echo(predictions.CSV_HEAD)
     # The bar is for terminals; disable=None asks whether there is one.
     bar = tqdm(total=len(sources), unit=" pictures", disable=None if len(sources) > 1 else True)
     with bar:
-        for outcome in predictions.run(predictor, sources):
+        for outcome in predictions.each(predict_each, sources):
             tqdm.write(FORMS[form](outcome), file=sys.stdout)
             bar.update()
             if outcome.prediction is None:
@@ -107,7 +107,7 @@ def compare(
     models = _models(place)
     references = [name if ":" in name else f"{models[0]}:{name}" for name in (old, new)]
     sources = pictures.dataset(data)
-    one, other = (_predictor(context, reference, local) for reference in references)
+    one, other = (_predictor(context, reference, local)[0] for reference in references)
     found = comparison.compare((references[0], references[1]), (one, other), sources)
     show_comparison(found, html, as_json)
 
@@ -134,8 +134,8 @@ def _predictor(
     local: bool,
     url: str | None = None,
     token: str | None = None,
-) -> Predict:
-    """Return what classifies by `model[:version]`."""
+) -> tuple[Predict, PredictEach]:
+    """Return what classifies by `model[:version]`: one picture, or each of many."""
     model, _, version = reference.partition(":")
     place = context.obj
     if version == store.LATEST:
@@ -144,7 +144,8 @@ def _predictor(
     if local:
         defaults = {release.model: release.default for release in releases.read(place.releases)}
         path = store.find(place.model_store, f"{model}:{version or defaults[model]}")
-        return bundle.load(path).predict
+        archived = bundle.load(path)
+        return archived.predict, archived.predict_each
     if url is not None:
         client = Client(url, model, token)
     else:
@@ -153,4 +154,7 @@ def _predictor(
             raise ServerError("TorchServe is not running: `make serve`, or --local without it")
         client = server.client(model)
     context.call_on_close(client.close)
-    return lambda image: client.predict(image, version or None)
+    return (
+        lambda image: client.predict(image, version or None),
+        lambda sources: client.predict_each(sources, version or None),
+    )

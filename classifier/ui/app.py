@@ -21,7 +21,6 @@ from urllib.parse import quote
 
 import httpx
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -31,7 +30,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from .. import listing, pictures
-from ..errors import ClassifierError, error_of
+from ..errors import ClassifierError
 from . import openapi
 
 if TYPE_CHECKING:
@@ -71,7 +70,9 @@ class Interface:
         self._server = server
         found = pictures.find([str(samples)]) if samples.is_dir() else []
         self._samples = {Path(source.name).name: Path(source.name) for source in found}
-        self._http = httpx.AsyncClient(base_url=server.inference, timeout=TIMEOUT, trust_env=False)
+        self._http = httpx.AsyncClient(
+            base_url=server.inference, auth=server.auth(), timeout=TIMEOUT, trust_env=False
+        )
 
     def served(self, _: Request) -> Response:
         """Tell what is served."""
@@ -110,13 +111,7 @@ class Interface:
             raise HTTPException(404, "there is no such path")
         path, body = template.format(**names), await request.body()
         kind = {"Content-Type": request.headers.get("content-type", "")}
-        for _ in range(2):
-            token = await run_in_threadpool(self._server.authorization)
-            answer = await self._http.request(
-                request.method, path, content=body, headers=kind | token
-            )
-            if not (token and error_of(answer)[0] == "InvalidKeyException"):
-                break  # else somebody has just renewed it
+        answer = await self._http.request(request.method, path, content=body, headers=kind)
         kept = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
         return Response(answer.content, answer.status_code, kept)
 

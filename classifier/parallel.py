@@ -1,0 +1,40 @@
+"""Do the same to many things, several at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def in_order(function: Callable[[A], B], items: Iterable[A], at_once: int) -> Iterator[B]:
+    """Yield what a function makes of each item, in order, from so many threads.
+
+    As `Executor.map`, but no item is taken before its turn comes near: there may be many. Whoever
+    stops asking waits for nothing that has not begun.
+    """
+    pool, rest = ThreadPoolExecutor(at_once), iter(items)
+    waiting: deque[Future[B]] = deque()
+    try:
+        while True:
+            room = 2 * at_once - len(waiting)
+            waiting.extend(pool.submit(function, item) for item in islice(rest, room))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def batched(items: Iterable[A], most: int) -> Iterator[list[A]]:
+    """Yield lists of so many items, the last one perhaps of fewer."""
+    rest = iter(items)
+    while some := list(islice(rest, most)):
+        yield some

@@ -26,7 +26,6 @@ import base64
 import json
 import time
 from functools import partial
-from operator import length_hint
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -34,52 +33,59 @@ import httpx
 import tenacity
 
 from .errors import (
+    ClassifierError,
     InputError,
-    LateError,
     PredictionError,
     TokenError,
     UnavailableError,
     error_of,
 )
-from .parallel import batched
-from .prediction import Prediction, to_bytes
+from .prediction import Prediction
 from .tokens import TokenAuth, is_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from .prediction import Found, Picture
+    from .prediction import Found
 
     Token = str | Callable[[], str] | None
     OnRetry = Callable[[str], None] | None
-    Read = bytes | InputError
-    """An image file, or why it can't be read."""
+    Input = bytes | InputError
+    """An image file, or why there is none."""
 
 DEADLINE = 60.0  # seconds
 TIMEOUT = 20.0  # seconds
 CONNECTIONS = 32
 """Connections that are kept: two workers' batches of 16."""
-AT_ONCE = 8
-"""Requests of many pictures that are under way at once."""
-TOGETHER = 32
-"""Pictures that go in one request, at most. The handler takes 64."""
+AT_ONCE = 16
+"""Requests of many pictures that are under way at once, and threads that read them."""
+TOGETHER = 16
+"""Pictures that go in one request, at most. The handler takes 64; but they share a fate."""
 TOGETHER_BYTES = 2**20
 """Bytes of pictures that go in one request, at most; a larger picture goes alone."""
 FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0  # seconds
-PASSING = {502, 503, 504, 507}
-"""Statuses that may be gone when the same is asked again."""
+ON_THE_WAY = {502, 503, 504}
+"""Statuses of requests that no worker has seen; they may be gone when the same is asked again."""
+OUT_OF_MEMORY = 507
+"""A worker's; it may be gone, too."""
 WORKER_FAILED = ("Worker died", "Responses from worker", "did not respond", "timed out")
 """What TorchServe says with status 500 where a worker, and not the request, was at fault."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class PassingError(Exception):
-    """A failure that may be gone when the same is asked again."""
+    """A failure that may be gone when the same is asked again.
+
+    Attributes:
+        status: of the server's answer; None where it gave none.
+        is_workers: a worker has failed, and not the way to it.
+    """
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.is_workers = status in (500, OUT_OF_MEMORY)
 
 
 class Asker:
@@ -100,12 +106,10 @@ class Asker:
             raise InputError(f"{url!r} is no address: write it as http://127.0.0.1:8080")
         self.deadline, self.timeout = deadline, timeout
         self._on_retry = on_retry
-        if isinstance(token, str):
-            token = partial(str, token)
         self.connection: dict[str, Any] = {
             "base_url": self.url,
             "headers": headers,
-            "auth": TokenAuth(token) if token else None,
+            "auth": TokenAuth(partial(_token, token)) if token else None,
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS),
             # A proxy of the environment can't reach this machine's loopback.
             "trust_env": urlsplit(url).hostname not in LOOPBACK,
@@ -126,10 +130,15 @@ class Asker:
         """Return when what is asked now must be answered."""
         return time.monotonic() + self.deadline
 
-    def retries(self, end: float) -> dict[str, Any]:
-        """Return how tenacity shall ask again, until an end."""
+    def retries(self, count: int, end: float) -> dict[str, Any]:
+        """Return how tenacity shall ask for so many images again, until an end."""
+
+        def passes(error: BaseException) -> bool:
+            # One image may have failed a worker: several are asked alone, and not again together.
+            return isinstance(error, PassingError) and (count == 1 or not error.is_workers)
+
         return {
-            "retry": tenacity.retry_if_exception_type(PassingError),
+            "retry": tenacity.retry_if_exception(passes),
             "wait": tenacity.wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
             "stop": lambda state: time.monotonic() + state.upcoming_sleep >= end,
             "before_sleep": self._tell,
@@ -144,15 +153,12 @@ class Asker:
     def read(self, answer: httpx.Response, count: int) -> list[Found]:
         """Return what came of each of so many images, or raise what the answer means."""
         if answer.status_code == httpx.codes.OK:
-            version = answer.headers.get("X-Model-Version", "")
-            if count == 1:
-                return [Prediction(answer.json(), version)]
-            return self._predictions(answer, version, count)
+            return self._predictions(answer, count)
         status, message = answer.status_code, error_of(answer)[1]
         said = f"{self.url} answers {status}: {message}"
         if is_refused(answer):
             raise TokenError(said, status)
-        if status in PASSING:
+        if status in ON_THE_WAY or status == OUT_OF_MEMORY:
             raise PassingError(said, status)
         if status == 500 and any(words in message for words in WORKER_FAILED):
             raise PassingError(said, status)
@@ -160,32 +166,50 @@ class Asker:
             raise InputError(said, status)
         raise UnavailableError(said, status)
 
-    def _predictions(self, answer: httpx.Response, version: str, count: int) -> list[Found]:
-        """Return what came of each of several images, by KServe's protocol v1."""
+    def _predictions(self, answer: httpx.Response, count: int) -> list[Found]:
+        """Return what came of each of so many images: of one as it is, of several by KServe's v1.
+
+        Raises:
+            UnavailableError: the version's handler is not ours, and answers in a form of its own.
+        """
+        version = answer.headers.get("X-Model-Version", "")
         try:
-            said = answer.json()["predictions"]
-            found: list[Found] = [
-                InputError(f"{self.url} answers 400: {one['error']}", httpx.codes.BAD_REQUEST)
-                if "error" in one
-                else Prediction(one["probabilities"], version)
-                for one in said
-            ]
-        except (KeyError, TypeError, ValueError):
+            said = answer.json()
+            told = [{"probabilities": said}] if count == 1 else said["predictions"]
+            found = [self._found(one, version) for one in told]
+        except (KeyError, TypeError, ValueError, AttributeError):
             found = []
-        if len(found) != count:  # the version has a handler of its own
-            raise InputError(f"{self.url} takes one picture a request", answer.status_code)
+        if len(found) != count:
+            raise UnavailableError(
+                f"{self.url} answers no labels and probabilities", answer.status_code
+            )
         return found
 
-    def failure(self, error: Exception) -> Exception:
-        """Return what a request's failure means."""
-        if isinstance(error, httpx.TransportError):
-            reason = str(error) or type(error).__name__
-            return PassingError(f"{self.url} gives no answer: {reason}")
-        return TokenError(f"no token: {error}")  # for all else comes from asking for one
+    def _found(self, one: Mapping[str, Any], version: str) -> Found:
+        if "error" in one:
+            return InputError(f"{self.url} answers 400: {one['error']}", httpx.codes.BAD_REQUEST)
+        probabilities = {str(k): float(v) for k, v in one["probabilities"].items()}
+        if not probabilities:
+            raise ValueError
+        return Prediction(probabilities, version)
 
-    def give_up(self, error: PassingError) -> LateError:
+    def failure(self, error: httpx.HTTPError) -> Exception:
+        """Return what it means that a request failed."""
+        said = f"{self.url} gives no answer: {str(error) or type(error).__name__}"
+        is_passing = isinstance(error, httpx.TransportError)
+        return PassingError(said) if is_passing else UnavailableError(said)
+
+    def give_up(self, error: PassingError) -> UnavailableError:
         """Return what it means that a failure has not passed."""
-        return LateError(f"{error} (asked again for {self.deadline:g} s)", error.status)
+        return UnavailableError(f"{error} (asked again for {self.deadline:g} s)", error.status)
+
+
+def _token(token: str | Callable[[], str]) -> str:
+    """Return a token, or raise TokenError."""
+    try:
+        return token if isinstance(token, str) else token()
+    except (ClassifierError, httpx.HTTPError) as error:
+        raise TokenError(f"no token: {error}") from error
 
 
 def _instances(images: Sequence[bytes]) -> bytes:
@@ -194,37 +218,36 @@ def _instances(images: Sequence[bytes]) -> bytes:
     return json.dumps({"instances": instances}).encode()
 
 
-def parts(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
-    """Yield pictures that one thread or task reads and asks: few, where there are few in all."""
-    count = length_hint(pictures, AT_ONCE * TOGETHER)
-    return batched(pictures, max(1, min(TOGETHER, count // AT_ONCE)))
-
-
-def requests(pictures: Iterable[Picture]) -> Iterator[list[Read]]:
-    """Read pictures when their turn comes, and yield what goes in one request."""
-    some: list[Read] = []
+def grouped(inputs: Iterable[Input]) -> Iterator[list[Input]]:
+    """Yield what goes in one request."""
+    some: list[Input] = []
     size = 0
-    for picture in pictures:
-        try:
-            image: Read = to_bytes(picture)
-        except InputError as error:
-            image = error
-        more = len(image) if isinstance(image, bytes) else 0
-        if some and size + more > TOGETHER_BYTES:
+    for one in inputs:
+        more = len(one) if isinstance(one, bytes) else 0
+        if some and (len(some) == TOGETHER or size + more > TOGETHER_BYTES):
             yield some
             some, size = [], 0
-        some.append(image)
+        some.append(one)
         size += more
-    yield some
+    if some:
+        yield some
 
 
-def merge(some: Sequence[Read], answers: Iterable[Found]) -> list[Found]:
-    """Return what came of each: in place of what could be read, the answers."""
+def images_of(inputs: Iterable[Input]) -> list[bytes]:
+    """Return what can be sent."""
+    return [one for one in inputs if isinstance(one, bytes)]
+
+
+def merge(inputs: Iterable[Input], answers: Iterable[Found]) -> list[Found]:
+    """Return what came of each input: of what was sent, the answers in their order."""
     rest = iter(answers)
-    return [next(rest) if isinstance(one, bytes) else one for one in some]
+    return [one if isinstance(one, InputError) else next(rest) for one in inputs]
 
 
-def failed(images: Sequence[bytes], error: PredictionError) -> list[Found] | None:
-    """Return what became of images whose request failed; None where each is to be asked alone."""
-    is_vain = isinstance(error, LateError) or error.status == httpx.codes.NOT_FOUND
-    return [error] * len(images) if len(images) == 1 or is_vain else None
+def failed(count: int, error: PredictionError) -> list[Found] | None:
+    """Return what became of so many images whose request failed; None where each is asked alone.
+
+    That is of no use where nobody answers, all are refused, or what is asked for is not served.
+    """
+    is_vain = error.status in (None, httpx.codes.NOT_FOUND, *ON_THE_WAY)
+    return [error] * count if count == 1 or is_vain else None

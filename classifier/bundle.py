@@ -15,11 +15,11 @@ import yaml
 
 from . import store
 from .errors import ArchiveError, InputError
-from .parallel import batched
-from .prediction import Prediction, all_of, to_bytes
+from .parallel import batched, in_order
+from .prediction import Prediction, prediction_of, to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable
     from types import ModuleType
     from typing import TypeVar
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 STORE = Path("model_store")
 BATCH = 64
 """Pictures of a list that are classified at once."""
+DECODERS = 16
+"""Threads that read and decode them: some wait for a disk or for the net."""
 
 
 class Classifier:
@@ -64,12 +66,11 @@ class Classifier:
         """
         if not isinstance(pictures, list | tuple):
             return self.predict([pictures])[0]
-        return all_of(list(self.predict_each(pictures)))
+        return list(map(prediction_of, self.predict_each(pictures)))
 
-    def predict_each(self, pictures: Iterable[Picture]) -> Iterator[Found]:
+    def predict_each(self, pictures: Iterable[Picture]) -> Generator[Found]:
         """Classify many pictures; yield, in order, each one's prediction, or why it has none."""
-        for some in batched(pictures, BATCH):
-            inputs = [self._input(picture) for picture in some]
+        for inputs in batched(in_order(self._input, pictures, DECODERS), BATCH):
             pixels = [item for item in inputs if not isinstance(item, InputError)]
             rows = iter(self.probabilities(np.stack(pixels)) if pixels else ())
             for item in inputs:

@@ -6,6 +6,7 @@ Which these are is told in `asker`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from collections import deque
 from functools import partial
@@ -22,20 +23,20 @@ from .asker import (
     Asker,
     PassingError,
     failed,
+    grouped,
+    images_of,
     merge,
-    parts,
-    requests,
 )
-from .errors import ClassifierError, PredictionError, TokenError
+from .errors import PredictionError, TokenError
 from .parallel import in_order
-from .prediction import Prediction, all_of, to_bytes
+from .prediction import Prediction, prediction_of, to_bytes, to_input
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import TypeVar
 
-    from .asker import OnRetry, Token
+    from .asker import Input, OnRetry, Token
     from .prediction import Found, Picture
 
     P = TypeVar("P", bound=Picture)
@@ -94,13 +95,14 @@ class Client:
             TokenError: the token is missing, wrong or expired.
             UnavailableError: no answer came within the deadline.
         """
-        if isinstance(pictures, list | tuple):
-            return all_of(list(self.predict_each(pictures, version)))
-        return all_of(self._predict([to_bytes(pictures)], version, self._asker.end()))[0]
+        if not isinstance(pictures, list | tuple):
+            return prediction_of(self._predict([to_bytes(pictures)], version)[0])
+        with contextlib.closing(self.predict_each(pictures, version)) as found:
+            return list(map(prediction_of, found))
 
     def predict_each(
         self, pictures: Iterable[Picture], version: str | None = None
-    ) -> Iterator[Found]:
+    ) -> Generator[Found]:
         """Classify many pictures; yield, in order, each one's prediction, or why it has none.
 
         Each is read when its turn comes near: there may be more than fit into memory.
@@ -112,34 +114,33 @@ class Client:
         Raises:
             TokenError: the token is missing, wrong or expired.
         """
-        ask = partial(self._each, version=version)
-        for found in in_order(ask, parts(pictures), AT_ONCE):
-            yield from found
+        ask = partial(self._ask_together, version=version)
+        with (
+            contextlib.closing(in_order(to_input, pictures, AT_ONCE)) as inputs,
+            contextlib.closing(in_order(ask, grouped(inputs), AT_ONCE)) as answers,
+        ):
+            for found in answers:
+                yield from found
 
-    def _each(self, pictures: Sequence[Picture], version: str | None) -> list[Found]:
-        found: list[Found] = []
-        for some in requests(pictures):
-            images = [one for one in some if isinstance(one, bytes)]
-            found += merge(some, self._together(images, version, self._asker.end()))
-        return found
+    def _ask_together(self, inputs: Sequence[Input], version: str | None) -> list[Found]:
+        images = images_of(inputs)
+        return merge(inputs, self._each(images, version) if images else [])
 
-    def _together(self, images: Sequence[bytes], version: str | None, end: float) -> list[Found]:
-        """Ask images in one request; if it fails, each alone."""
-        if not images:
-            return []
+    def _each(self, images: Sequence[bytes], version: str | None) -> list[Found]:
+        """Ask for images in one request; if it fails, for each alone."""
         try:
-            return self._predict(images, version, end)
+            return self._predict(images, version)
         except TokenError:
             raise
         except PredictionError as error:
-            if (found := failed(images, error)) is not None:
+            if (found := failed(len(images), error)) is not None:
                 return found
-        return [found for image in images for found in self._together([image], version, end)]
+        return [found for image in images for found in self._each([image], version)]
 
-    def _predict(self, images: Sequence[bytes], version: str | None, end: float) -> list[Found]:
-        asker = self._asker
+    def _predict(self, images: Sequence[bytes], version: str | None) -> list[Found]:
+        asker, end = self._asker, self._asker.end()
         try:
-            for attempt in tenacity.Retrying(**asker.retries(end)):
+            for attempt in tenacity.Retrying(**asker.retries(len(images), end)):
                 with attempt:
                     return self._ask(images, version, end)
         except PassingError as error:
@@ -150,7 +151,7 @@ class Client:
         asker = self._asker
         try:
             answer = self._http.put(**asker.request(images, version, end))
-        except (httpx.HTTPError, ClassifierError) as error:
+        except httpx.HTTPError as error:
             raise asker.failure(error) from None
         return asker.read(answer, len(images))
 
@@ -196,20 +197,21 @@ class AsyncClient:
         self, pictures: Picture | list[P] | tuple[P, ...], version: str | None = None
     ) -> Prediction | list[Prediction]:
         """Classify a picture, or each of a list, as `Client.predict` does."""
-        if isinstance(pictures, list | tuple):
-            return all_of([found async for found in self.predict_each(pictures, version)])
-        return all_of(await self._predict([to_bytes(pictures)], version, self._asker.end()))[0]
+        if not isinstance(pictures, list | tuple):
+            return prediction_of((await self._predict([to_bytes(pictures)], version))[0])
+        async with contextlib.aclosing(self.predict_each(pictures, version)) as found:
+            return [prediction_of(one) async for one in found]
 
     async def predict_each(
         self, pictures: Iterable[Picture], version: str | None = None
-    ) -> AsyncIterator[Found]:
+    ) -> AsyncGenerator[Found]:
         """Classify many pictures, as `Client.predict_each` does."""
-        rest = parts(pictures)
+        rest = grouped(map(to_input, pictures))
         asked: deque[asyncio.Task[list[Found]]] = deque()
         try:
             while True:
                 for some in islice(rest, AT_ONCE - len(asked)):
-                    asked.append(asyncio.create_task(self._each(some, version)))
+                    asked.append(asyncio.create_task(self._ask_together(some, version)))
                 if not asked:
                     return
                 for found in await asked.popleft():
@@ -218,33 +220,24 @@ class AsyncClient:
             for task in asked:
                 task.cancel()
 
-    async def _each(self, pictures: Sequence[Picture], version: str | None) -> list[Found]:
-        found: list[Found] = []
-        for some in requests(pictures):
-            images = [one for one in some if isinstance(one, bytes)]
-            found += merge(some, await self._together(images, version, self._asker.end()))
-        return found
+    async def _ask_together(self, inputs: Sequence[Input], version: str | None) -> list[Found]:
+        images = images_of(inputs)
+        return merge(inputs, await self._each(images, version) if images else [])
 
-    async def _together(
-        self, images: Sequence[bytes], version: str | None, end: float
-    ) -> list[Found]:
-        if not images:
-            return []
+    async def _each(self, images: Sequence[bytes], version: str | None) -> list[Found]:
         try:
-            return await self._predict(images, version, end)
+            return await self._predict(images, version)
         except TokenError:
             raise
         except PredictionError as error:
-            if (found := failed(images, error)) is not None:
+            if (found := failed(len(images), error)) is not None:
                 return found
-        return [found for image in images for found in await self._together([image], version, end)]
+        return [found for image in images for found in await self._each([image], version)]
 
-    async def _predict(
-        self, images: Sequence[bytes], version: str | None, end: float
-    ) -> list[Found]:
-        asker = self._asker
+    async def _predict(self, images: Sequence[bytes], version: str | None) -> list[Found]:
+        asker, end = self._asker, self._asker.end()
         try:
-            async for attempt in tenacity.AsyncRetrying(**asker.retries(end)):
+            async for attempt in tenacity.AsyncRetrying(**asker.retries(len(images), end)):
                 with attempt:
                     return await self._ask(images, version, end)
         except PassingError as error:
@@ -255,7 +248,7 @@ class AsyncClient:
         asker = self._asker
         try:
             answer = await self._http.put(**asker.request(images, version, end))
-        except (httpx.HTTPError, ClassifierError) as error:
+        except httpx.HTTPError as error:
             raise asker.failure(error) from None
         return asker.read(answer, len(images))
 

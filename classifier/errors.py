@@ -7,8 +7,7 @@ ClassifierError
 └── PredictionError     a picture gets no prediction
     ├── InputError          it is none, or the server refuses it: asking again is of no use
     ├── TokenError          the server wants a token, and this one is missing, wrong or expired
-    └── UnavailableError    the server failed
-        └── LateError           in a way that may pass, and did not until the deadline
+    └── UnavailableError    no answer came in time, however often it was asked for
 """
 
 from __future__ import annotations
@@ -57,10 +56,6 @@ class TokenError(PredictionError):
 
 class UnavailableError(PredictionError):
     """The server gave no answer in time, or failed in a way that asking again does not mend."""
-
-
-class LateError(UnavailableError):
-    """The server failed in a way that may pass, but asking again did not help in time."""
 
 
 def error_of(answer: httpx.Response) -> tuple[str, str]:

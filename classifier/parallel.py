@@ -8,23 +8,23 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 
-def in_order(function: Callable[[A], B], items: Iterable[A], at_once: int) -> Iterator[B]:
+def in_order(function: Callable[[A], B], items: Iterable[A], at_once: int) -> Generator[B]:
     """Yield what a function makes of each item, in order, from so many threads.
 
     As `Executor.map`, but no item is taken before its turn comes near: there may be many. Whoever
-    stops asking waits for nothing that has not begun.
+    closes the generator waits for nothing, and what has not begun does not begin.
     """
     pool, rest = ThreadPoolExecutor(at_once), iter(items)
     waiting: deque[Future[B]] = deque()
     try:
         while True:
-            room = 2 * at_once - len(waiting)
+            room = at_once + 1 - len(waiting)
             waiting.extend(pool.submit(function, item) for item in islice(rest, room))
             if not waiting:
                 return

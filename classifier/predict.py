@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -15,13 +16,13 @@ from .errors import InputError, PredictionError, UnavailableError
 from .parallel import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from .pictures import Source
     from .prediction import Found, Prediction
 
     Predict = Callable[[bytes], Prediction]
-    PredictEach = Callable[[Sequence[Source]], Iterable[Found]]
+    PredictEach = Callable[[Sequence[Source]], Generator[Found]]
 
 MOST_GONE = 32
 """Pictures in turn without an answer, after which a server counts as gone."""
@@ -53,8 +54,8 @@ def each(predict_each: PredictEach, sources: Sequence[Source]) -> Iterator[Outco
     Raises:
         UnavailableError: so many pictures in turn got no answer from a server that has gone.
     """
-    found = zip(sources, predict_each(sources), strict=True)
-    return _while_there(itertools.starmap(_outcome, found))
+    with contextlib.closing(predict_each(sources)) as found:
+        yield from _while_there(itertools.starmap(_outcome, zip(sources, found, strict=True)))
 
 
 def one_by_one(predict: Predict, sources: Sequence[Source]) -> Iterator[Outcome]:
@@ -74,7 +75,8 @@ def one_by_one(predict: Predict, sources: Sequence[Source]) -> Iterator[Outcome]
         except InputError as error:
             return _outcome(source, error)
 
-    return _while_there(in_order(one, sources, CONNECTIONS))
+    with contextlib.closing(in_order(one, sources, CONNECTIONS)) as outcomes:
+        yield from _while_there(outcomes)
 
 
 def _while_there(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:

@@ -56,16 +56,15 @@ Found: TypeAlias = Prediction | PredictionError
 """What came of one picture of many: a prediction, or why there is none."""
 
 
-def all_of(found: list[Found]) -> list[Prediction]:
-    """Return what is nothing but predictions.
+def prediction_of(found: Found) -> Prediction:
+    """Return the prediction.
 
     Raises:
-        PredictionError: the first that isn't one.
+        PredictionError: there is none.
     """
-    for one in found:
-        if isinstance(one, PredictionError):
-            raise one
-    return found  # type: ignore[return-value]
+    if isinstance(found, PredictionError):
+        raise found
+    return found
 
 
 def to_bytes(picture: Picture) -> bytes:
@@ -77,13 +76,31 @@ def to_bytes(picture: Picture) -> bytes:
     if isinstance(picture, bytes):
         return picture
     if isinstance(picture, Readable):
-        return picture.read()
+        return _read(picture)
     if isinstance(picture, str | PathLike):
         try:
             return Path(picture).read_bytes()
         except OSError as error:
             raise InputError(f"{picture} can't be read: {error.strerror}") from None
     return _encode(picture if isinstance(picture, Image.Image) else _from_array(picture))
+
+
+def to_input(picture: Picture) -> bytes | InputError:
+    """Return the bytes of an image file, or why there are none."""
+    try:
+        return to_bytes(picture)
+    except InputError as error:
+        return error
+
+
+def _read(file: Readable) -> bytes:
+    try:
+        data = file.read()
+    except (OSError, ValueError) as error:  # a closed file gives the second
+        raise InputError(f"{file} can't be read: {error}") from None
+    if not isinstance(data, bytes):
+        raise InputError(f"{file} gives {type(data).__name__}: open the file for reading bytes")
+    return data
 
 
 def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:

@@ -93,7 +93,9 @@ def is_refused(answer: httpx.Response) -> bool:
 
     TorchServe's management API says so in words only, with status 400.
     """
-    return answer.status_code in (401, 403) or error_of(answer)[0] == "InvalidKeyException"
+    return answer.is_error and (
+        answer.status_code in (401, 403) or error_of(answer)[0] == "InvalidKeyException"
+    )
 
 
 def source(key_file: Path, kind: Kind, management: str | None = None) -> Callable[[], str]:

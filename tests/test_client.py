@@ -10,6 +10,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -243,7 +244,7 @@ def test_many_small_pictures_go_together(
     found = ask_each(server.url, stream(*pictures), is_async)
     labels = [one.label for one in found if isinstance(one, Prediction)]
     assert labels == [str(number) for number in range(1000)]
-    assert server.asked == 32
+    assert server.asked == 63
     assert {one.version for one in found if isinstance(one, Prediction)} == {"1.0"}
 
 
@@ -255,15 +256,6 @@ def test_large_pictures_go_alone(scripted: Callable[[Script], Scripted], is_asyn
     labels = [one.label for one in found if isinstance(one, Prediction)]
     assert labels == ["aaaaaaaaa", "bbbbbbbbb", "ccccccccc", "d", "e"]
     assert [body[:1] for body in server.bodies] == [b"a", b"b", b"{"]
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-def test_few_pictures_do_not_wait_for_one_another(
-    scripted: Callable[[Script], Scripted], is_async: bool
-) -> None:
-    server = scripted(each)
-    ask_each(server.url, [b"x"] * 8, is_async)
-    assert server.bodies == [b"x"] * 8
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -300,6 +292,44 @@ def test_pictures_that_are_not_taken_together_are_asked_alone(
     assert server.asked == 3
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_picture_that_kills_its_worker_spoils_no_other(
+    scripted: Callable[[Script], Scripted], is_async: bool
+) -> None:
+    died = error(500, "Worker died.")
+    killer = base64.b64encode(b"killer")
+    server = scripted(lambda body: died if b"killer" in body or killer in body else each(body))
+    pictures = [b"%d" % number for number in range(40)]
+    pictures[20] = b"killer"
+    found = ask_each(server.url, pictures, is_async, deadline=0.3)
+    assert [isinstance(one, Prediction) for one in found] == [n != 20 for n in range(40)]
+    assert isinstance(found[20], UnavailableError)
+    assert sum(killer in body for body in server.bodies) == 1, "together it is asked once"
+
+
+def test_a_list_ends_at_what_is_no_picture(scripted: Callable[[Script], Scripted]) -> None:
+    server = scripted(each)
+    with Client(server.url) as client, pytest.raises(InputError, match=r"absent\.jpg"):
+        client.predict(list(stream("absent.jpg", *[b"x"] * 5000)))
+    assert server.asked < 100
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_answer_in_a_form_of_its_own_is_no_prediction(
+    scripted: Callable[[Script], Scripted], is_async: bool
+) -> None:
+    server = scripted(lambda _: (200, {"label": "cat"}))
+    found = ask_each(server.url, [b"a"], is_async)
+    assert "no labels and probabilities" in str(found[0])
+
+
+@pytest.mark.parametrize("data", ["text", ValueError("closed"), OSError("gone")])
+def test_a_file_that_gives_no_bytes_is_told(data: object) -> None:
+    file = mock.Mock(read=mock.Mock(side_effect=[data]))
+    with pytest.raises(InputError, match=r"can't be read|for reading bytes"):
+        Client().predict(file)
+
+
 VAIN: dict[str, tuple[Answer, type[PredictionError]]] = {
     "no such model": (error(404, "Model not found"), InputError),
     "queue full": (error(503, "no worker to serve"), UnavailableError),
@@ -334,8 +364,8 @@ def test_pictures_are_read_when_their_turn_comes(scripted: Callable[[Script], Sc
     with Client(scripted(each).url) as client:
         found = client.predict_each(b"%d" % next(taken) for _ in itertools.count())
         assert isinstance(next(found), Prediction)
-        found.close()  # type: ignore[attr-defined]
-    assert next(taken) < 1000
+        found.close()
+    assert next(taken) < 400
 
 
 def test_open_files_are_taken(shared_deployment: Deployment) -> None:

@@ -59,7 +59,8 @@ class Classifier:
         """Classify a picture, or each of a list, as the server does that runs this archive.
 
         Args:
-            pictures: paths, bytes of image files, PIL images, or uint8 H×W×3 RGB arrays.
+            pictures: paths, bytes of image files, files open for reading bytes, PIL images, or
+                uint8 H×W×3 RGB arrays.
 
         Raises:
             InputError: a picture is none, or can't be read.

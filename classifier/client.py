@@ -87,7 +87,8 @@ class Client:
         """Classify a picture, or each of a list.
 
         Args:
-            pictures: paths, bytes of image files, PIL images, or uint8 H×W×3 RGB arrays.
+            pictures: paths, bytes of image files, files open for reading bytes, PIL images, or
+                uint8 H×W×3 RGB arrays.
             version: which answers; the default one if None.
 
         Raises:

@@ -19,7 +19,7 @@ from .parallel import batched, in_order
 from .prediction import Prediction, prediction_of, to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from types import ModuleType
     from typing import TypeVar
 
@@ -66,19 +66,23 @@ class Classifier:
             InputError: a picture is none, or can't be read.
         """
         if not isinstance(pictures, list | tuple):
-            return self.predict([pictures])[0]
+            return prediction_of(*self._classify([self._input(pictures)]))
         return list(map(prediction_of, self.predict_each(pictures)))
 
     def predict_each(self, pictures: Iterable[Picture]) -> Generator[Found]:
         """Classify many pictures; yield, in order, each one's prediction, or why it has none."""
         for inputs in batched(in_order(self._input, pictures, DECODERS), BATCH):
-            pixels = [item for item in inputs if not isinstance(item, InputError)]
-            rows = iter(self.probabilities(np.stack(pixels)) if pixels else ())
-            for item in inputs:
-                if isinstance(item, InputError):
-                    yield item
-                else:
-                    yield Prediction(self.top(next(rows)), self.version)
+            yield from self._classify(inputs)
+
+    def _classify(self, inputs: Sequence[NDArray[np.uint8] | InputError]) -> Iterator[Found]:
+        """Yield what came of each input; those that are pixels are classified at once."""
+        pixels = [item for item in inputs if not isinstance(item, InputError)]
+        rows = iter(self.probabilities(np.stack(pixels)) if pixels else ())
+        for item in inputs:
+            if isinstance(item, InputError):
+                yield item
+            else:
+                yield Prediction(self.top(next(rows)), self.version)
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 N×32×32×3 RGB pixels to float32 N×classes probabilities in [0, 1]."""

@@ -37,6 +37,8 @@ WARM_UP = "X-Warm-Up"
 """The header of requests that `classifier serve` sends before it says that all is ready."""
 CHECK = "X-Check"
 """The header of requests by which `classifier promote` and `shadow` look at a version."""
+ALL = 16
+"""Up to so many images, a batch of each size is run at the start; beyond, those of the most."""
 NOBODYS = frozenset((WARM_UP, CHECK))
 """Headers of requests that nobody asks for the answer: not counted, and not kept."""
 
@@ -144,7 +146,8 @@ class ClassifierHandler:
             file = BytesIO()
             Image.new("RGB", SIZE).save(file, kind)
             decode(file.getvalue())
-        for count in {1, self.most}:
+        # Each batch size: at little load the larger ones come late, and would grow the memory then.
+        for count in {*range(1, min(self.most, ALL) + 1), self.most}:
             self.classifier.probabilities(np.zeros((count, *SIZE, 3), np.uint8))
 
     def describe(self) -> dict[str, Any]:

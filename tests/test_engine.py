@@ -8,7 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ import model
 from classifier import archive
 from classifier.errors import ArchiveError
 from model import EngineError, WeightsError
-from model.engine import OpenVinoEngine, TorchEngine
+from model.engine import SIZES, OpenVinoEngine, TorchEngine
 from model.weights import INT8
 from training import int8
 
@@ -25,6 +25,8 @@ from . import reference
 from .images import crops
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from training.data import Images
 
 FILES = ("weights.safetensors", "weights.lock", "index_to_name.json", *INT8)
@@ -80,6 +82,27 @@ def test_any_number_of_images_makes_a_batch() -> None:
         "device": "cpu",
         "threads": 1,
     }
+
+
+def test_batches_of_all_sizes_are_run_in_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = model.load("model", "openvino", threads=1).engine
+    assert isinstance(engine, OpenVinoEngine)
+    request, run = engine.compiled.create_infer_request(), []
+
+    class Recorder:
+        def infer(self, inputs: list[NDArray[np.uint8]], **options: bool) -> Any:
+            run.append(len(inputs[0]))
+            return request.infer(inputs, **options)
+
+    monkeypatch.setattr(engine.local, "request", Recorder(), raising=False)
+    pixels = np.stack([model.decode(image) for image in crops(131)])
+    whole = request.infer([pixels])[0]
+    for count in (0, 1, 16, 17, 63, 131):
+        found = engine.probabilities(pixels[:count])
+        assert found.shape == (count, 10)
+        assert abs(found - whole[:count]).max(initial=0) < 1e-5
+    assert set(run) <= set(SIZES)
+    assert run[-3:] == [64, 64, 3], "as few as can be"
 
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])

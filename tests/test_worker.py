@@ -14,11 +14,16 @@ from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.protocol import otf_message_handler
 
 from handler import torchserve
+from handler.classifier_handler import ClassifierHandler
 from handler.metrics import REFUSED, Metrics
 from handler.torchserve import Reader
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 BODY = bytes(range(256)) * 1000
 
@@ -43,6 +48,23 @@ def batch(bodies: list[bytes]) -> bytes:
 def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """TorchServe's protocol with our reader, as in a worker."""
     monkeypatch.setattr(otf_message_handler, "_retrieve_buffer", Reader())
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(4, range(1, 5)), (64, [*range(1, 17), 64])])
+def test_runs_batches_of_all_sizes_before_requests_come(
+    most: int, sizes: Iterable[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = []
+
+    class Classifier:
+        def probabilities(self, pixels: NDArray[np.uint8]) -> None:
+            run.append(len(pixels))
+
+    handler = ClassifierHandler()
+    monkeypatch.setattr(handler, "classifier", Classifier(), raising=False)
+    handler.most = most
+    handler._run_once()
+    assert sorted(run) == list(sizes)
 
 
 @pytest.mark.usefixtures("ahead")

@@ -22,7 +22,7 @@ import httpx
 from . import config, pictures, predict, process, promotion, rollout
 from .asker import CONNECTIONS
 from .comparison import Tally
-from .errors import ClassifierError, InputError, PredictionError, ServerError, UnavailableError
+from .errors import ClassifierError, InputError, ServerError, UnavailableError
 from .pictures import Source
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from .client import Client
     from .comparison import Comparison
     from .predict import Outcome
-    from .prediction import Prediction
     from .server import Server
 
     Pair = tuple[Outcome, Outcome]
@@ -165,26 +164,10 @@ def _ask_both(client: Client, versions: tuple[str, str], source: Source, first: 
     except InputError:
         return None
     found = {
-        at: predict.ask(partial(_predict, client, versions[at]), source, image)
+        at: predict.ask(partial(client.predict, version=versions[at]), source, image)
         for at in (first, 1 - first)
     }
     return found[0], found[1]
-
-
-def _predict(client: Client, version: str, image: bytes) -> Prediction:
-    """Ask a version, and see that its answer is one: a new version may have any handler.
-
-    Raises:
-        PredictionError: it is none.
-    """
-    try:
-        prediction = client.predict(image, version)
-        float(prediction.probability)
-    except PredictionError:
-        raise
-    except Exception as error:  # whatever it makes of an answer that has another form
-        raise UnavailableError(f"{version} gives no labels and probabilities: {error!r}") from error
-    return prediction
 
 
 def _fail(reason: str) -> NoReturn:

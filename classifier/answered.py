@@ -1,14 +1,21 @@
-"""How many requests a server has answered, and how many it failed, by TorchServe's counters."""
+"""How much a server has answered, and how many requests it failed, by the metrics that it tells."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.samples import Sample
+
 TIMEOUT = 10.0  # seconds
 FAILED = "Requests5XX_total"
+BATCHES = "BatchFill_count"
 COUNTERS = ("Requests2XX_total", "Requests4XX_total", FAILED)
 
 
@@ -39,14 +46,37 @@ def read(metrics: str) -> Answered | None:
     Args:
         metrics: the metrics address.
     """
-    try:
-        answer = httpx.get(f"{metrics}/metrics", timeout=TIMEOUT, trust_env=False)
-        answer.raise_for_status()
-    except httpx.HTTPError:
-        return None
     found = dict.fromkeys(COUNTERS, 0.0)
-    for family in text_string_to_metric_families(answer.text):
-        for sample in family.samples:
+    try:
+        for sample in _samples(metrics):
             if sample.name in found:
                 found[sample.name] += sample.value
+    except httpx.HTTPError:
+        return None
     return Answered(sum(found.values()), found[FAILED])
+
+
+def batches(metrics: str, model: str, version: str) -> float:
+    """Return how many batches a version has answered; 0 where its handler is not ours.
+
+    Args:
+        metrics: the metrics address.
+        model: the model's name.
+        version: its version.
+
+    Raises:
+        httpx.HTTPError: there is no answer.
+    """
+    of = {"ModelName": model, "ModelVersion": version}
+    return sum(
+        sample.value
+        for sample in _samples(metrics)
+        if sample.name == BATCHES and of.items() <= sample.labels.items()
+    )
+
+
+def _samples(metrics: str) -> Iterator[Sample]:
+    answer = httpx.get(f"{metrics}/metrics", timeout=TIMEOUT, trust_env=False)
+    answer.raise_for_status()
+    for family in text_string_to_metric_families(answer.text):
+        yield from family.samples

@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
 import pytest
 import yaml
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from classifier import monitor
@@ -19,7 +21,7 @@ from classifier.errors import ServerError
 from classifier.process import find
 from classifier.readiness import Readiness
 
-from .images import SAMPLE
+from .images import SAMPLE, encode
 from .test_lifecycle import classifier, edit
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .deployment import Deployment
+
+
+QUEUE = 100
+"""Slow images, more than are answered while a probe is waited for."""
 
 
 def ask(deployment: Deployment, path: str = "/ready") -> tuple[int, dict[str, Any]]:
@@ -99,16 +105,43 @@ def test_a_worker_that_is_ready_but_answers_nothing_is_noticed(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("classifier.readiness.TIMEOUT", 1.0)
+    monkeypatch.setattr("classifier.readiness.FRESH", 0.0)
     deployment.start()
+    readiness = Readiness(deployment.server)
+    assert not readiness.reasons()
     (pid,) = ready_workers(deployment)
     psutil.Process(pid).suspend()
     try:
         assert httpx.get(f"{deployment.inference}/ping").json() == {"status": "Healthy"}
-        reasons = Readiness(deployment.server).reasons()
-        assert reasons == ["TorchServe does not answer: timed out"]
+        for asked in (readiness, Readiness(deployment.server)):
+            assert asked.reasons() == ["TorchServe does not answer: timed out"]
     finally:
         psutil.Process(pid).resume()
     assert not Readiness(deployment.server).reasons()
+
+
+def test_a_worker_with_a_long_queue_is_ready(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("classifier.readiness.TIMEOUT", 3.0)
+    monkeypatch.setattr("classifier.readiness.FRESH", 0.0)
+    releases = deployment.place.releases
+    releases.write_text(releases.read_text() + "batch = 2\n")  # short, so that some end meanwhile
+    deployment.start()
+    readiness, fresh = Readiness(deployment.server), Readiness(deployment.server)
+    assert not readiness.reasons()
+    image = encode(Image.new("RGB", (3000, 3000)), "PNG")  # takes long, and is small as a file
+    url = f"{deployment.inference}/predictions/cifar10"
+    many = httpx.Limits(max_connections=QUEUE)
+    with httpx.Client(limits=many, timeout=300) as client, ThreadPoolExecutor(QUEUE) as pool:
+        asked = [pool.submit(client.post, url, content=image) for _ in range(QUEUE)]
+        wait_for(lambda: deployment.server.management.pending("cifar10", "1.0") > QUEUE // 2)
+        with ThreadPoolExecutor() as both:
+            found, unknown = both.map(Readiness.reasons, (readiness, fresh))
+        assert not found
+        assert unknown == ["TorchServe does not answer: timed out"], "no answer was seen yet"
+        assert not all(future.done() for future in asked), "the queue was too short"
+        assert {future.result().status_code for future in asked} == {200}
 
 
 def test_what_was_not_told_yet_does_not_count(deployment: Deployment) -> None:

@@ -17,6 +17,7 @@ from classifier import InputError, load
 
 from .bad_input import FRONT_END, bad, good, too_large
 from .load import likeliest
+from .test_soak import trend
 
 if TYPE_CHECKING:
     from classifier import Classifier
@@ -101,7 +102,7 @@ def test_bad_input(served: Deployment, long: bool, seed: int, figures: dict[str,
                     faults.append(fault)
             held.append(memory(workers))
     after = held[int(WARM * len(held)) :]
-    slope = float(np.polyfit(np.arange(len(after)) * CHUNK / 1000, after, 1)[0])
+    slope, error = trend(np.arange(len(after)) * CHUNK / 1000, np.array(after))
     figures |= {
         "seed": seed,
         "requests": total,
@@ -112,7 +113,8 @@ def test_bad_input(served: Deployment, long: bool, seed: int, figures: dict[str,
             set(workers) - {w.pid for w in management.workers("cifar10", "1.0")}
         ),
         "memory of both workers at the end": f"{held[-1]:.0f} MB",
-        "its slope after the warm-up": f"{slope:+.2f} MB in 1,000 requests",
+        "after the warm-up": f"{after[0]:.0f} MB",
+        "its slope from there on": f"{slope:+.2f} ± {error:.2f} MB in 1,000 requests",
     }
     assert not faults, f"{len(faults)}: {faults[:5]}"
     assert sorted(w.pid for w in management.workers("cifar10", "1.0")) == workers, "a worker died"

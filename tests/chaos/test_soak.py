@@ -104,9 +104,9 @@ def test_soak(served: Deployment, seed: int, figures: dict[str, Any]) -> None:
     assert set(statuses) == {200}
 
 
-def trend(minutes: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+def trend(at: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """Return the slope of a line through values, and its standard error."""
-    (slope, _), covariance = np.polyfit(minutes, values, 1, cov=True)
+    (slope, _), covariance = np.polyfit(at, values, 1, cov=True)
     return float(slope), float(np.sqrt(covariance[0, 0]))
 
 

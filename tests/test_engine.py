@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 
 import model
 from classifier import archive
 from classifier.errors import ArchiveError
 from model import EngineError, WeightsError
 from model.engine import SIZES, OpenVinoEngine, TorchEngine
-from model.weights import INT8
+from model.weights import INT8, LOCK, WEIGHTS, fit, read
 from training import int8
+from training.data import Images
 
 from . import reference
 from .images import crops
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from training.data import Images
 
 FILES = ("weights.safetensors", "weights.lock", "index_to_name.json", *INT8)
 
@@ -103,6 +103,23 @@ def test_batches_of_all_sizes_are_run_in_few(monkeypatch: pytest.MonkeyPatch) ->
         assert abs(found - whole[:count]).max(initial=0) < 1e-5
     assert set(run) <= set(SIZES)
     assert run[-3:] == [64, 64, 3], "as few as can be"
+
+
+def test_a_channel_of_a_wide_range_takes_nothing_from_the_others() -> None:
+    state = read(Path("model") / WEIGHTS, Path("model") / LOCK)
+    state["conv3.weight"][0] /= 1000  # a channel that is almost silent in training,
+    state["conv3.bias"][0] = 0
+    state["norm3.running_mean"][0], state["norm3.running_var"][0] = 0, 0
+    state["norm3.weight"][0], state["norm3.bias"][0] = 500, 0  # is blown up by its norm,
+    state["conv4.weight"][:, 0] /= 10000  # and hardly read
+    net = fit(state, 10)
+    pixels = torch.from_numpy(np.stack([model.decode(image) for image in crops(100)]))
+    same = int8.equalised(net, [pixels])
+    floats = TorchEngine(net).probabilities(pixels.numpy())
+    assert abs(TorchEngine(same).probabilities(pixels.numpy()) - floats).max() < 1e-5
+    graph, constants = int8.quantise(net, Images(pixels, torch.zeros(100, dtype=torch.int64)))
+    integers = OpenVinoEngine(graph, constants, threads=1).probabilities(pixels.numpy())
+    assert abs(integers - floats).max() < 0.1
 
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,23 +60,26 @@ def read(metrics: str) -> Answered | None:
 def batches(metrics: str, model: str, version: str) -> float:
     """Return how many batches a version has answered; 0 where its handler is not ours.
 
+    Where the metrics do not tell it is nan, which is neither more nor less than any number.
+
     Args:
         metrics: the metrics address.
         model: the model's name.
         version: its version.
-
-    Raises:
-        httpx.HTTPError: there is no answer.
     """
     of = {"ModelName": model, "ModelVersion": version}
-    return sum(
-        sample.value
-        for sample in _samples(metrics)
-        if sample.name == BATCHES and of.items() <= sample.labels.items()
-    )
+    try:
+        return sum(
+            sample.value
+            for sample in _samples(metrics)
+            if sample.name == BATCHES and of.items() <= sample.labels.items()
+        )
+    except httpx.HTTPError:
+        return math.nan
 
 
 def _samples(metrics: str) -> Iterator[Sample]:
+    """Yield what the metrics address tells; httpx.HTTPError where it does not."""
     answer = httpx.get(f"{metrics}/metrics", timeout=TIMEOUT, trust_env=False)
     answer.raise_for_status()
     for family in text_string_to_metric_families(answer.text):

@@ -24,6 +24,7 @@ from handler.metrics import REFUSED, Metrics
 from handler.question import File, read
 from handler.torchserve import hasten
 from model import ImageError, decode, load
+from model.engine import SIZES
 from model.image import SIZE
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ WARM_UP = "X-Warm-Up"
 """The header of requests that `classifier serve` sends before it says that all is ready."""
 CHECK = "X-Check"
 """The header of requests by which `classifier promote` and `shadow` look at a version."""
-ALL = 16
-"""Up to so many images, a batch of each size is run at the start; beyond, those of the most."""
 NOBODYS = frozenset((WARM_UP, CHECK))
 """Headers of requests that nobody asks for the answer: not counted, and not kept."""
 
@@ -146,8 +145,8 @@ class ClassifierHandler:
             file = BytesIO()
             Image.new("RGB", SIZE).save(file, kind)
             decode(file.getvalue())
-        # Each batch size: at little load the larger ones come late, and would grow the memory then.
-        for count in {*range(1, min(self.most, ALL) + 1), self.most}:
+        # At little load the larger batches come late, and would grow the memory then.
+        for count in {*(size for size in SIZES if size <= self.most), self.most}:
             self.classifier.probabilities(np.zeros((count, *SIZE, 3), np.uint8))
 
     def describe(self) -> dict[str, Any]:

@@ -144,6 +144,18 @@ def test_a_worker_with_a_long_queue_is_ready(
         assert {future.result().status_code for future in asked} == {200}
 
 
+@pytest.mark.parametrize("path", ["absent", None], ids=["an error", "nobody"])
+def test_is_ready_where_metrics_can_not_be_had(
+    deployment: Deployment, free_port: int, path: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment.start()
+    readiness = Readiness(deployment.server)
+    nobody = f"http://127.0.0.1:{free_port}"
+    where = f"{deployment.port('metrics_address')}/{path}" if path else nobody
+    monkeypatch.setattr(readiness, "_metrics", where)
+    assert not readiness.reasons()
+
+
 def test_what_was_not_told_yet_does_not_count(deployment: Deployment) -> None:
     deployment.start()
     deployment.release("2.0", ["2.0"])

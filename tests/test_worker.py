@@ -50,7 +50,9 @@ def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(otf_message_handler, "_retrieve_buffer", Reader())
 
 
-@pytest.mark.parametrize(("most", "sizes"), [(4, range(1, 5)), (64, [*range(1, 17), 64])])
+@pytest.mark.parametrize(
+    ("most", "sizes"), [(4, range(1, 5)), (20, [*range(1, 17), 20]), (64, [*range(1, 17), 32, 64])]
+)
 def test_runs_batches_of_all_sizes_before_requests_come(
     most: int, sizes: Iterable[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,7 +92,22 @@ def equalised(net: Net, batches: Sequence[torch.Tensor]) -> Net:
         net: in evaluation mode, on the CPU.
         batches: images, uint8 N×32×32×3, from which the ranges are read.
     """
-    net, ranges = copy.deepcopy(net), dict[str, torch.Tensor]()
+    net = copy.deepcopy(net)
+    ranges = _ranges(net, batches)
+    for name, reader in READERS.items():
+        norm, weights = getattr(net, name), getattr(net, reader).weight
+        by_channel = weights.view(len(weights), len(norm.weight), -1)  # a view: it is written to
+        scale = (ranges[name] / by_channel.abs().amax((0, 2)).clamp_min(LEAST)).sqrt()
+        scale = scale.clamp_min(LEAST)
+        norm.weight.div_(scale)
+        norm.bias.div_(scale)
+        by_channel.mul_(scale.view(1, -1, 1))
+    return net
+
+
+def _ranges(net: Net, batches: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the largest value, without its sign, of each channel behind each norm."""
+    ranges: dict[str, torch.Tensor] = {}
 
     def note(name: str, _: object, __: object, output: torch.Tensor) -> None:
         found = output.abs().transpose(0, 1).flatten(1).amax(1)
@@ -103,15 +118,7 @@ def equalised(net: Net, batches: Sequence[torch.Tensor]) -> Net:
         net(normalise(batch))
     for hook in hooks:
         hook.remove()
-    for name, reader in READERS.items():
-        norm, weights = getattr(net, name), getattr(net, reader).weight
-        by_channel = weights.view(len(weights), len(norm.weight), -1)  # a view: it is written to
-        scale = (ranges[name] / by_channel.abs().amax((0, 2)).clamp_min(LEAST)).sqrt()
-        scale = scale.clamp_min(LEAST)
-        norm.weight.div_(scale)
-        norm.bias.div_(scale)
-        by_channel.mul_(scale.view(1, -1, 1))
-    return net
+    return ranges
 
 
 def costs_too_much(lost: float, agreement: float, count: int) -> bool:

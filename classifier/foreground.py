@@ -99,7 +99,9 @@ def _watch(server: Server) -> str | None:
         if process.find(torchserve):
             reason = "the monitor ended by itself"
         else:
-            reason = f"TorchServe ended by itself{_how(exits.get(int(torchserve.split()[0])))}"
+            pid = int(torchserve.split()[0])
+            code = exits[pid] if pid in exits else _exit_code(pid)
+            reason = f"TorchServe ended by itself{_how(code)}"
         _show_log_end(server)
         server.stop()
     return f"{reason} (see {server.place.logs})"
@@ -110,6 +112,21 @@ def _how(code: int | None) -> str:
     if code is None:
         return ""
     return f", by {signal.Signals(-code).name}" if code < 0 else f", with exit status {code}"
+
+
+def _exit_code(pid: int) -> int | None:
+    """Wait for the code of a process that is ending; None where it's no child or takes too long.
+
+    Its first thread is a zombie while others still end, and a code comes only with the last.
+    """
+    deadline = time.monotonic() + END_DEADLINE
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < deadline:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(POLL)
+    return None
 
 
 def _reap() -> dict[int, int]:

@@ -380,8 +380,9 @@ def test_every_kind_of_picture_is_taken(shared_deployment: Deployment) -> None:
     with Client(shared_deployment.inference) as client:
         answers = client.predict(pictures)
         assert [answer.label for answer in answers] == ["cat"] * 5
-        assert answers[:3] == [answers[0]] * 3
-        assert answers[3] == answers[4]
+        # The batches that they came in differ, and with them, on some processors, the last bits.
+        for answer, same in zip(answers, [*answers[:1] * 3, *answers[3:4] * 2], strict=True):
+            assert answer.probabilities == pytest.approx(same.probabilities, abs=1e-5)
         assert client.predict(photo.convert("L"), version="1.1").version == "1.1"
 
 

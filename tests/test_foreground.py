@@ -15,8 +15,8 @@ import pytest
 
 from classifier import log, monitor
 from classifier.follow import Follower
-from classifier.foreground import LOG_LINES
-from classifier.process import find
+from classifier.foreground import LOG_LINES, _exit_code
+from classifier.process import find, identity
 from classifier.process import wait as wait_until_ended
 
 from .chaos.load import load_on
@@ -166,6 +166,21 @@ def test_a_torchserve_that_is_killed_is_told_and_leaves_nothing(
     assert len(log_end) == LOG_LINES
     assert "has stopped" not in out
     assert_nothing_is_left(deployment, family)
+
+
+def test_the_way_a_process_ended_is_known_only_when_its_last_thread_has_ended() -> None:
+    end_of_first_thread = (
+        "import ctypes, os, platform, signal, threading, time;"
+        "end = lambda: (time.sleep(1), os.kill(os.getpid(), signal.SIGKILL));"
+        "threading.Thread(target=end).start();"
+        "ctypes.CDLL(None).syscall({'x86_64': 60}.get(platform.machine(), 93), 0)"
+    )
+    with subprocess.Popen([sys.executable, "-c", end_of_first_thread]) as process:
+        known = identity(process.pid)
+        wait_for(lambda: find(known) is None)
+        assert process.poll() is None, "no thread is left"
+        assert _exit_code(process.pid) == -signal.SIGKILL
+    assert _exit_code(process.pid) is None, "it is no child any more"
 
 
 def test_it_ends_with_its_monitor(deployment: Deployment, served: Foreground) -> None:

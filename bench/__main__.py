@@ -124,7 +124,9 @@ def _check(server: Server, running: Running, small: list[bytes]) -> None:
         answer = requests.post(running.url, data=body, headers=headers, timeout=30)
         (row,) = reference.probabilities(model.decode(image)[None])
         expected = next(iter(reference.top(row)))
-        got = max(answer.json().items(), key=lambda pair: pair[1])[0]
+        found = answer.json()
+        labels = found[0] if isinstance(found, list) else found  # BentoML's batches are lists
+        got = max(labels.items(), key=lambda pair: pair[1])[0]
         if got != expected:
             raise BenchError(f"{server.name} ({server.kind}) answers {got}, not {expected}")
 

@@ -19,7 +19,11 @@ SMALL = 200
 PHOTOS = 8
 PHOTO_SIZE = (1600, 1200)
 
-CONTENT_TYPES = {"raw": "application/octet-stream", "base64": "application/json"}
+CONTENT_TYPES = {
+    "raw": "application/octet-stream",
+    "base64": "application/json",
+    "base64 list": "application/json",
+}
 """How a body holds an image, and what its content type is then."""
 
 
@@ -44,7 +48,8 @@ def body(image: bytes, encoding: str) -> bytes:
     """Return a request's body that holds an image."""
     if encoding == "raw":
         return image
-    return json.dumps({"image_data": base64.b64encode(image).decode()}).encode()
+    text = base64.b64encode(image).decode()
+    return json.dumps({"images": [text]} if "list" in encoding else {"image_data": text}).encode()
 
 
 def write(images: list[bytes], folder: Path) -> dict[str, Path]:

@@ -318,8 +318,9 @@ PEERS = {
         ("litserve==0.2.19",), ("bench.peers.litserve_server",), encoding="base64"
     ),
     "BentoML": Software(
-        ("bentoml==1.4.39",),
+        ("bentoml==1.4.40",),
         ("bentoml", "serve", "bench.peers.bentoml_server:Classifier", "--port", "{port}"),
+        encoding="base64 list",
     ),
     "Ray Serve": Software(("ray[serve]==2.60.0",), ("bench.peers.ray_server",)),
 }

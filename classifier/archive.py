@@ -29,6 +29,8 @@ TRAVELS = (
     "model/classifier.py",
     "model/codecs.py",
     "model/engine.py",
+    "model/engine_openvino.py",
+    "model/engine_torch.py",
     "model/explanation.py",
     "model/image.py",
     "model/net.py",
@@ -36,6 +38,8 @@ TRAVELS = (
 )
 """The code that travels, besides the handler itself. A worker imports nothing else of ours."""
 HANDLER = "handler/classifier_handler.py"
+START = "handler/sitecustomize.py"
+"""What Python runs first in a worker."""
 LABELS = "model/index_to_name.json"
 CONFIG = "model/model-config.yaml"
 REQUIREMENTS = "model/requirements.txt"
@@ -178,7 +182,7 @@ def _labels(weights: Path, project: Path) -> Path:
 def _contents(weights: dict[str, bytes], labels: Path, project: Path) -> dict[str, bytes]:
     """Return what an archive holds, besides its manifest, by name in the archive."""
     places = {name: project / name for name in TRAVELS}
-    places |= {Path(name).name: project / name for name in (HANDLER, CONFIG, REQUIREMENTS)}
+    places |= {Path(name).name: project / name for name in (HANDLER, START, CONFIG, REQUIREMENTS)}
     places[Path(LABELS).name] = labels
     try:
         files = {place: path.read_bytes() for place, path in places.items()}

@@ -176,6 +176,9 @@ def _import(package: Path, name: str) -> ModuleType:
         identity.update(path.read_bytes())
     alias = f"_archived_model_{identity.hexdigest()[:16]}"
     if alias in sys.modules:
+        # Some modules are imported only when they are needed: from this folder, for that of an
+        # earlier call may have gone.
+        sys.modules[alias].__path__ = [str(package)]
         return sys.modules[alias]
     init = package / "__init__.py"
     spec = importlib.util.spec_from_file_location(

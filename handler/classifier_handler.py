@@ -13,7 +13,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from handler import answer
@@ -24,7 +23,7 @@ from handler.metrics import REFUSED, Metrics
 from handler.question import File, read
 from handler.torchserve import hasten
 from model import ImageError, decode, load
-from model.engine import SIZES
+from model.engine_openvino import SIZES
 from model.image import SIZE
 
 if TYPE_CHECKING:
@@ -49,10 +48,9 @@ class ClassifierHandler:
         """Load the archived classifier and run it once, so that no request pays for that."""
         settings = context.model_yaml_config.get("handler", {})
         properties, model = context.system_properties, context.manifest["model"]
-        gpu = properties.get("gpu_id")
-        device = f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu"
         threads = _threads(model["modelName"]) or settings.get("threads")
         engine = settings.get("engine", "auto")
+        device = _device(properties.get("gpu_id"))
         self.classifier = load(properties["model_dir"], engine, device, threads)
         self.model, self.version = model["modelName"], str(model["modelVersion"])
         self.most = int(properties.get("batch_size") or 1)
@@ -165,6 +163,15 @@ def _files(
     for parts, item, found, header in zip(data, inputs, rows, headers, strict=True):
         if isinstance(item, File) and found[0] is not None and NOBODYS.isdisjoint(header):
             yield from parts.values()
+
+
+def _device(gpu: int | None) -> str:
+    """Return where the net shall run: on the GPU that TorchServe assigned, if there is one."""
+    if gpu is None:
+        return "cpu"
+    import torch  # here, for OpenVINO needs none of it
+
+    return f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"
 
 
 def _threads(model: str) -> int | None:

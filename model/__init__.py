@@ -1,10 +1,11 @@
-"""What defines the model: net, preprocessing, labels, weights. Knows nothing of any server."""
+"""What defines the model: net, preprocessing, labels, weights. Knows nothing of any server.
 
-from .classifier import Classifier, LabelsError, load
+The net itself is in `model.net`, which imports torch; nothing here does before it is needed.
+"""
+
+from .classifier import Classifier, ExplanationError, LabelsError, load
 from .engine import EngineError
-from .explanation import ExplanationError
 from .image import ImageError, decode
-from .net import Net
 from .weights import WeightsError
 
 __all__ = [
@@ -13,7 +14,6 @@ __all__ = [
     "ExplanationError",
     "ImageError",
     "LabelsError",
-    "Net",
     "WeightsError",
     "decode",
     "load",

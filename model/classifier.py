@@ -9,20 +9,23 @@ from typing import TYPE_CHECKING
 
 from . import engine as engines
 from . import weights
-from .explanation import Explainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     from .engine import Engine
+    from .explanation import Explainer
 
 
 class LabelsError(ValueError):
     """The labels can't be read; the message says why."""
+
+
+class ExplanationError(RuntimeError):
+    """There can be no explanations here; the message says why."""
 
 
 TOP = 5
@@ -84,7 +87,7 @@ class Classifier:
 def load(
     folder: str | Path,
     engine: str = "auto",
-    device: torch.device | str = "cpu",
+    device: str = "cpu",
     threads: int | None = None,
 ) -> Classifier:
     """Load the classifier that a folder holds: `model/`, or an unpacked archive.
@@ -92,7 +95,7 @@ def load(
     Args:
         folder: holds weights, their lock and index_to_name.json.
         engine: `openvino`, `torch` or `auto` (see `engine.load`).
-        device: where the net shall run.
+        device: where the net shall run, as torch names it: cpu, cuda, cuda:0.
         threads: on a CPU; the engine's own choice if None.
 
     Raises:
@@ -104,8 +107,11 @@ def load(
     labels = read_labels(folder / "index_to_name.json")
 
     def explainer() -> Explainer:
+        from .explanation import Explainer  # here, for these import torch
+        from .net import fit
+
         state = weights.read(folder / weights.WEIGHTS, folder / weights.LOCK)
-        return Explainer(weights.fit(state, len(labels)), threads)
+        return Explainer(fit(state, len(labels)), threads)
 
     return Classifier(engines.load(folder, len(labels), engine, device, threads), labels, explainer)
 

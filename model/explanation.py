@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import avg_pool2d
 
+from .classifier import ExplanationError
 from .image import normalise
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ NOTHING = 1e-5
 """What is no more than this is rounding: an image of one colour has nothing to show."""
 STEPS = 8
 """Images between the blurred one and the given one; twice as many hardly change the map."""
-
-
-class ExplanationError(RuntimeError):
-    """There can be no explanations here; the message says why."""
 
 
 class Explainer:

@@ -12,9 +12,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load as parse
-
-from .net import Net
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,11 +39,22 @@ def read(weights: Path, lock: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: a file is missing, or the weights are not those of the lock.
     """
-    data = _checked(weights, _locked(lock), lock)
+    from safetensors.torch import load as parse  # here, for it imports torch
+
+    data = check(weights, lock)
     try:
         return parse(data)
     except SafetensorError as error:
         raise WeightsError(f"{weights.name} is no safetensors file: {error}") from None
+
+
+def check(weights: Path, lock: Path) -> bytes:
+    """Return the bytes of a weights file if they are those of its lock.
+
+    Raises:
+        WeightsError: a file is missing, or the weights are not those of the lock.
+    """
+    return _checked(weights, _locked(lock), lock)
 
 
 def has_int8(folder: Path) -> bool:
@@ -89,18 +97,3 @@ def _checked(path: Path, locked: dict[str, Any], lock: Path) -> bytes:
                 f"{path.name} has {key} {value}, but {lock.name} says {locked.get(key)}"
             )
     return data
-
-
-def fit(state: dict[str, Tensor], classes: int) -> Net:
-    """Build the net that a state dict belongs to, in evaluation mode.
-
-    Raises:
-        WeightsError: names or shapes are not those of a `Net` with that many classes.
-    """
-    net = Net(classes)
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        faults = " ".join(str(error).split()).partition(": ")[2] or str(error)
-        raise WeightsError(f"weights don't fit Net({classes}): {faults}") from None
-    return net.eval()

@@ -20,8 +20,8 @@ import model
 from classifier import archive, bundle
 from classifier.errors import ArchiveError
 from classifier.store import check, sha256
-from model import Net
-from model.engine import TorchEngine
+from model.engine_torch import TorchEngine
+from model.net import Net
 
 WEIGHTS = Path(archive.WEIGHTS)
 
@@ -50,6 +50,7 @@ def test_holds_what_is_listed_and_nothing_else(store: Path) -> None:
             "int8.xml",
             "model-config.yaml",
             "requirements.txt",
+            "sitecustomize.py",
             "weights.lock",
             "weights.safetensors",
             *archive.TRAVELS,
@@ -218,6 +219,15 @@ def test_runs_an_archive_with_the_engine_that_is_asked_for(store: Path) -> None:
     floats, picked = (bundle.load(archived, e).probabilities(pixels) for e in ("torch", None))
     assert (floats == model.load("model", "torch").probabilities(pixels)).all()
     assert (picked != floats).any(), "the archive picks integers"
+
+
+def test_an_engine_is_imported_from_where_the_archive_is_unpacked_now(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("_archived_model_")]:
+        monkeypatch.delitem(sys.modules, name)
+    for engine in ("openvino", "torch"):  # the first one's folder has gone when torch is needed
+        bundle.load(store / "cifar10-1.0.mar", engine)
 
 
 def test_runs_the_archived_code_and_two_versions_at_once(store: Path, project: Path) -> None:

@@ -18,8 +18,10 @@ import model
 from classifier import archive
 from classifier.errors import ArchiveError
 from model import EngineError, WeightsError
-from model.engine import SIZES, OpenVinoEngine, TorchEngine
-from model.weights import INT8, LOCK, WEIGHTS, fit, read
+from model.engine_openvino import SIZES, OpenVinoEngine
+from model.engine_torch import TorchEngine
+from model.net import fit
+from model.weights import INT8, LOCK, WEIGHTS, read
 from training import int8
 from training.data import Images
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pytest
 import requests
 import torch
@@ -110,6 +111,24 @@ def test_the_server_explains(
     assert told["probability"] == pytest.approx(predicted["cat"], abs=1e-4)
     expected = classifier.explain(model.decode(image), classifier.labels.index("cat"))
     assert np.abs(np.array(told["map"]) - expected).max() < 0.01
+
+
+def test_a_worker_imports_torch_when_it_is_asked_why_and_not_before(
+    deployment: Deployment,
+) -> None:
+    deployment.start()
+    image = SAMPLE.read_bytes()
+    assert next(iter(deployment.predict(image).json())) == "cat"
+    described = deployment.describe()["customizedMetadata"]
+    assert described["engine"] == "openvino"
+    (worker,) = deployment.server.management.workers("cifar10", "1.0")
+
+    def has_torch() -> bool:
+        return any("libtorch" in mapped.path for mapped in psutil.Process(worker.pid).memory_maps())
+
+    assert not has_torch()
+    assert explain(deployment, image).json()["label"] == "cat"
+    assert has_torch()
 
 
 def test_each_request_of_a_mixed_batch_gets_its_own(

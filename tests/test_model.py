@@ -14,7 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import model
-from model import Net, WeightsError
+from model import WeightsError
+from model.net import Net
 
 from . import reference
 from .images import crops, encode

@@ -16,9 +16,10 @@ from PIL import Image
 from safetensors.torch import save
 
 from model.classifier import read_labels
-from model.engine import TorchEngine
+from model.engine_torch import TorchEngine
 from model.image import normalise
-from model.weights import digest, fit, read
+from model.net import fit
+from model.weights import digest, read
 from training import augment, cifar10, data, evaluate, experiments, metrics, release, train
 from training.data import DataError, Dataset, Images
 from training.recipe import Recipe

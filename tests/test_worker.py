@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -107,6 +110,20 @@ def test_touches_no_other_version_of_torchserve(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(otf_message_handler, "_retrieve_buffer", theirs)
     torchserve.hasten("0.13.0")
     assert otf_message_handler._retrieve_buffer is theirs
+
+
+def test_torch_is_imported_when_something_is_taken_from_it() -> None:
+    script = """
+import sys
+import sitecustomize
+from ts.protocol import otf_message_handler
+assert "torch" not in sys.modules
+assert otf_message_handler.torch.Tensor.__name__ == "Tensor"
+import torch, torch.nn.functional
+assert otf_message_handler.torch.Tensor is torch.Tensor
+"""
+    environment = {**os.environ, "PYTHONPATH": "handler"}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
 
 
 def printed(metrics: Metrics) -> list[str]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.optim.swa_utils import update_bn
 
-from model.engine import TorchEngine
+from model.engine_torch import TorchEngine
 from model.image import normalise
 from model.net import DROPOUT
 

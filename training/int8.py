@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from model.engine import Pipeline
+from model.engine_torch import Pipeline
 from model.image import normalise
 from model.weights import INT8
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from model import Net
+    from model.net import Net
 
     from .data import Images
 

@@ -10,8 +10,10 @@ import torch
 import torchvision
 from safetensors.torch import save
 
-from model.engine import OpenVinoEngine, TorchEngine
-from model.weights import INT8, LOCK, WEIGHTS, digest, fit
+from model.engine_openvino import OpenVinoEngine
+from model.engine_torch import TorchEngine
+from model.net import fit
+from model.weights import INT8, LOCK, WEIGHTS, digest
 
 from . import int8, report
 from .evaluate import probabilities
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from model import Net
+    from model.net import Net
 
     from .data import Dataset, Images
     from .metrics import Metrics

@@ -1,0 +1,36 @@
+"""Our engine and our decoding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+class Engine:
+    """The net in 8-bit integers.
+
+    Args:
+        folder: holds what `model.load` reads.
+        threads: of the engine.
+    """
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self.classifier = model.load(folder, threads=threads)
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """Decode an image: uint8 32×32×3."""
+        return model.decode(data)
+
+    def classify(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, float]]:
+        """Classify images; return the five likeliest labels of each."""
+        rows = self.classifier.probabilities(np.stack(list(images)))
+        return [self.classifier.top(row) for row in rows]

@@ -21,14 +21,19 @@ from model.image import normalise
 from model.net import fit
 from model.weights import digest, read
 from training import augment, cifar10, data, evaluate, experiments, metrics, release, train
+from training.arrivals import as_jpeg
 from training.data import DataError, Dataset, Images
-from training.recipe import Recipe
+from training.recipe import Recipe, Settling, one_cycle
 from training.trainer import ResumeError, Trainer
+from training.trainer import _move_half_way as move_half_way
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-RECIPE = Recipe(epochs=2, batch=32, peak_rate=0.05)
+    from model.net import Net
+
+RECIPE = Recipe(epochs=2, batch=32, peak_rate=0.05, settling=Settling(rounds=0))
+SETTLING = replace(RECIPE, settling=Settling(rounds=2, epochs=1, peak_rate=0.05))
 
 
 def blobs(count: int) -> Images:
@@ -48,12 +53,12 @@ def sha256(trained: Trainer) -> str:
 
 
 class InterruptedTrainer(Trainer):
-    """Gets Ctrl-C in its third step."""
+    """Gets Ctrl-C in its third step, and in the second of its first round of settling."""
 
     def advance(self) -> tuple[float, float]:
-        """Take a step; in the third, be interrupted."""
+        """Take a step; in two of them, be interrupted."""
         result = super().advance()
-        if self.step == 3:
+        if self.step in (3, 10):
             signal.raise_signal(signal.SIGINT)
         return result
 
@@ -65,15 +70,16 @@ def test_learns(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path) -> None:
-    whole = trainer()
+    whole = trainer(SETTLING)
     assert train.run(whole, tmp_path / "whole.pt")
 
     checkpoint = tmp_path / "parts.pt"
-    assert not train.run(trainer(kind=InterruptedTrainer), checkpoint)
-    resumed = trainer()
-    resumed.resume(checkpoint)
-    assert resumed.step == 3
-    assert train.run(resumed, checkpoint)
+    assert not train.run(trainer(SETTLING, InterruptedTrainer), checkpoint)
+    for step in (3, 10):
+        resumed = trainer(SETTLING, InterruptedTrainer)
+        resumed.resume(checkpoint)
+        assert resumed.step == step
+        assert train.run(resumed, checkpoint) is (step == 10)
     assert sha256(resumed) == sha256(whole)
     assert resumed.log == whole.log
     assert sha256(trainer(replace(RECIPE, seed=1))) != sha256(trainer()), "the seed matters"
@@ -145,13 +151,48 @@ def test_the_released_weights_are_of_the_recipe() -> None:
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
-    recipe = Recipe(peak_rate=1.0, warmup=0.25)
-    rates = [recipe.rate(step, 100) for step in range(100)]
+    rates = [one_cycle(1.0, 0.25, step, 100) for step in range(100)]
     assert max(rates) == pytest.approx(1.0)
     assert rates.index(max(rates)) == 24
     assert rates[-1] == 0
     assert rates[:25] == sorted(rates[:25])
     assert rates[24:] == sorted(rates[24:], reverse=True)
+
+
+def test_settles_in_rounds_each_half_way_from_what_was_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained = trainer(SETTLING)
+    assert [trained.phase(step).round for step in range(16)] == [0] * 8 + [1] * 4 + [2] * 4
+    assert [trained.rate(step) for step in (7, 11, 15)] == [0, 0, 0], "at the end of each"
+
+    seen = []
+
+    def recorded(net: Net, to: Net) -> None:
+        after, before = net.fc1.weight.clone(), to.fc1.weight.clone()
+        move_half_way(net, to)
+        seen.append((before, after, net.fc1.weight.clone()))
+
+    monkeypatch.setattr("training.trainer._move_half_way", recorded)
+    while trained.step < trained.steps:
+        trained.advance()
+    assert len(seen) == 2
+    for before, after, kept in seen:
+        assert not torch.equal(before, after)
+        assert torch.allclose(kept, (before + after) / 2)
+    assert torch.equal(seen[1][0], seen[0][2]), "a round goes on from the one before"
+
+
+def test_settles_on_jpegs_whose_blocks_lie_as_in_those_that_users_send() -> None:
+    settling = Settling(rounds=1, jpeg=1, qualities=(75, 75))
+    noise = torch.randint(256, (32, 32, 32, 3), generator=torch.Generator().manual_seed(0))
+    data = Images(noise.to(torch.uint8), torch.arange(32))
+    trained = Trainer(replace(RECIPE, settling=settling), data, classes=32, device="cpu")
+    images, shown, targets = trained._settling_batch()
+    assert sorted(targets.tolist()) == list(range(32))
+    pixels = ((images / 2 + 0.5) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    expected = np.stack([as_jpeg(image, 75) for image in pixels])
+    assert torch.equal(shown, normalise(torch.from_numpy(expected)))
 
 
 def test_shifts_move_in_reflections() -> None:

@@ -15,11 +15,13 @@ QUALITIES = (50, 95)
 """The range of qualities of JPEGs."""
 
 
-def compress(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Compress each of the uint8 N×H×W×3 images as a JPEG of random quality."""
-    low, high = QUALITIES
-    qualities = torch.randint(low, high + 1, (len(pixels),), generator=generator).tolist()
-    pairs = zip(pixels.numpy(), qualities, strict=True)
+def compress(
+    pixels: torch.Tensor, generator: torch.Generator, qualities: tuple[int, int] = QUALITIES
+) -> torch.Tensor:
+    """Compress each of the uint8 N×H×W×3 images, on the CPU, as a JPEG of random quality."""
+    low, high = qualities
+    drawn = torch.randint(low, high + 1, (len(pixels),), generator=generator).tolist()
+    pairs = zip(pixels.numpy(), drawn, strict=True)
     return torch.from_numpy(np.stack([as_jpeg(image, quality) for image, quality in pairs]))
 
 

@@ -27,7 +27,7 @@ from . import cifar10, metrics
 from .arrivals import ARRIVALS, arrive
 from .data import DataError, Images, split
 from .evaluate import BATCH, accuracy, probabilities
-from .recipe import Recipe
+from .recipe import Recipe, Settling
 from .train import device, positive, run
 from .trainer import Trainer
 
@@ -41,7 +41,15 @@ SHORT = 8  # epochs of the experiments; the last one is the released recipe, as 
 
 def ladder(epochs: int = SHORT) -> dict[str, Recipe]:
     """Return recipes by name; each adds one thing to the one before."""
-    plain = Recipe(epochs=epochs, smoothing=0, dropout=DROPOUT, averaging=0, jpeg=0, cutout=0)
+    plain = Recipe(
+        epochs=epochs,
+        smoothing=0,
+        dropout=DROPOUT,
+        averaging=0,
+        jpeg=0,
+        cutout=0,
+        settling=Settling(rounds=0),
+    )
     light = replace(plain, dropout=Recipe.dropout)
     smooth = replace(light, smoothing=Recipe.smoothing)
     averaged = replace(smooth, averaging=Recipe.for_images(45_000, epochs).averaging)

@@ -34,7 +34,7 @@ def by_epoch(trainer: Trainer) -> list[dict[str, float]]:
     log = np.array(trainer.log).reshape(-1, trainer.steps_per_epoch, 2)
     last = [(i + 1) * trainer.steps_per_epoch - 1 for i in range(len(log))]
     return [
-        {"loss": loss, "accuracy": accuracy, "rate": trainer.recipe.rate(step, trainer.steps)}
+        {"loss": loss, "accuracy": accuracy, "rate": trainer.rate(step)}
         for (loss, accuracy), step in zip(log.mean(1).tolist(), last, strict=True)
     ]
 

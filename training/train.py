@@ -69,7 +69,7 @@ def run(trainer: Trainer, checkpoint: Path) -> bool:
     with progress as bar, _interrupts() as interrupted:
         while trainer.step < trainer.steps:
             epoch = trainer.step // trainer.steps_per_epoch + 1
-            bar.set_description(f"epoch {epoch} of {trainer.recipe.epochs}", refresh=False)
+            bar.set_description(f"epoch {epoch} of {trainer.epochs}", refresh=False)
             loss, right = trainer.advance()
             bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{right:.3f}", refresh=False)
             bar.update(batch)
@@ -86,7 +86,7 @@ def _announce(trainer: Trainer, dataset: Dataset, seconds: float) -> None:
     """Say what will be done, and how long that takes."""
     left = timedelta(seconds=round(seconds * (trainer.steps - trainer.step)))
     print(
-        f"{trainer.recipe.epochs} epochs of {len(trainer.targets):,} images in "
+        f"{trainer.epochs} epochs of {len(trainer.targets):,} images in "
         f"{len(dataset.labels)} classes on {trainer.device}: about {left} (h:mm:ss) at the speed "
         f"of the first {TRIAL_STEPS} batches"
     )

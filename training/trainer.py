@@ -6,10 +6,11 @@ interrupted and resumed gives the same weights as one that was not.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -19,6 +20,7 @@ from model.image import normalise
 from model.net import Net
 
 from .augment import compress, cut, flip, shift
+from .recipe import one_cycle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +31,20 @@ if TYPE_CHECKING:
 
 class ResumeError(ValueError):
     """A checkpoint belongs to another run."""
+
+
+class Phase(NamedTuple):
+    """Where a step belongs.
+
+    Attributes:
+        round: of settling, counted from 1; 0 before.
+        step: its place in the phase, from 0 on.
+        steps: of the phase.
+    """
+
+    round: int
+    step: int
+    steps: int
 
 
 class Trainer:
@@ -49,26 +65,13 @@ class Trainer:
         self.mirrored = torch.rand(len(data.targets), generator=once) < 0.5
         self.jpegs = compress(data.pixels, once).to(device)
         net = Net(classes, recipe.dropout).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.net: Net = net
-        keep = get_ema_multi_avg_fn(recipe.averaging)
-        self.average = AveragedModel(self.net, multi_avg_fn=keep, use_buffers=True)
-        groups: list[dict[str, Any]] = [
-            {
-                "params": [p for p in self.net.parameters() if p.ndim > 1],
-                "weight_decay": recipe.decay,
-            },
-            {"params": [p for p in self.net.parameters() if p.ndim == 1]},  # norms and biases
-        ]
-        self.optimizer = torch.optim.SGD(
-            groups,
-            lr=recipe.peak_rate,
-            momentum=recipe.momentum,
-            nesterov=True,
-        )
+        self._begin(net)
+        self.before: Net | None = None  # the net before this round of settling, if it is one
         self.images = _fingerprint(data)
         self.log: list[tuple[float, float]] = []  # loss and accuracy in [0, 1] of each step
         self.steps_per_epoch = len(data.targets) // recipe.batch
-        self.steps = recipe.epochs * self.steps_per_epoch
+        self.epochs = recipe.epochs + recipe.settling.rounds * recipe.settling.epochs
+        self.steps = self.epochs * self.steps_per_epoch
 
     @property
     def step(self) -> int:
@@ -77,20 +80,41 @@ class Trainer:
 
     def advance(self) -> tuple[float, float]:
         """Take one step; return its loss and its accuracy in [0, 1]."""
-        inputs, targets = self._batch()
+        phase = self.phase(self.step)
+        if phase.round and phase.step == 0:
+            average = cast("Net", self.average.module)
+            self.before = copy.deepcopy(average).eval()
+            self._begin(average)
+        before = self.before
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate(self.step, self.steps)
+            group["lr"] = self.rate(self.step)
         self.net.train()
         with torch.autocast(self.device, torch.bfloat16, enabled=has_bfloat16(self.device)):
-            logits = self.net(inputs)
-        loss = cross_entropy(logits.float(), targets, label_smoothing=self.recipe.smoothing)
+            logits, targets, loss = self._loss() if before is None else self._alike(before)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         self.average.update_parameters(self.net)
+        if before is not None and phase.step == phase.steps - 1:
+            _move_half_way(self.average.module, before)
         right = (logits.argmax(1) == targets).float().mean()
         self.log.append((loss.item(), right.item()))
         return self.log[-1]
+
+    def phase(self, step: int) -> Phase:
+        """Return where a step in [0, steps) belongs."""
+        first = self.recipe.epochs * self.steps_per_epoch
+        if step < first:
+            return Phase(0, step, first)
+        each = self.recipe.settling.epochs * self.steps_per_epoch
+        done, place = divmod(step - first, each)
+        return Phase(1 + done, place, each)
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step in [0, steps)."""
+        phase = self.phase(step)
+        how = self.recipe.settling if phase.round else self.recipe
+        return one_cycle(how.peak_rate, how.warmup, phase.step, phase.steps)
 
     def weights(self, temperature: float = 1.0) -> dict[str, torch.Tensor]:
         """Return the averaged state dict, on the CPU, with logits divided by a temperature."""
@@ -121,6 +145,9 @@ class Trainer:
                 raise ResumeError(f"{path} is of a run with other {key}: {remedy}")
         self.log = state["log"]
         self.net.load_state_dict(state["net"])
+        if state["before"] is not None:
+            self.before = copy.deepcopy(self.net).eval()
+            self.before.load_state_dict(state["before"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -130,19 +157,74 @@ class Trainer:
             "images": self.images,
             "log": self.log,
             "net": self.net.state_dict(),
+            "before": None if self.before is None else self.before.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
-    def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw and vary this step's images; each is mirrored in every second epoch."""
+    def _begin(self, net: Net) -> None:
+        """Begin to train a net: its average and the optimizer know nothing of what was before."""
+        recipe = self.recipe
+        self.net = net
+        keep = get_ema_multi_avg_fn(recipe.averaging)
+        self.average = AveragedModel(net, multi_avg_fn=keep, use_buffers=True)
+        weights = {"params": [p for p in net.parameters() if p.ndim > 1]}
+        others = {"params": [p for p in net.parameters() if p.ndim == 1]}  # norms and biases
+        groups: list[dict[str, Any]] = [{**weights, "weight_decay": recipe.decay}, others]
+        self.optimizer = torch.optim.SGD(
+            groups, lr=recipe.peak_rate, momentum=recipe.momentum, nesterov=True
+        )
+
+    def _loss(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return this step's logits, targets and loss."""
+        inputs, targets = self._batch()
+        logits = self.net(inputs).float()
+        loss = cross_entropy(logits, targets, label_smoothing=self.recipe.smoothing)
+        return logits, targets, loss
+
+    def _alike(self, before: Net) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return this step's logits, targets and loss, in part by what a net answered before."""
+        images, shown, targets = self._settling_batch()
+        with torch.no_grad():
+            answers = before(images).float().softmax(1)
+        logits = self.net(shown).float()
+        right = cross_entropy(logits, targets, label_smoothing=self.recipe.smoothing)
+        alike = cross_entropy(logits, answers)
+        return logits, targets, torch.lerp(right, alike, self.recipe.settling.imitation)
+
+    def _draw(self) -> tuple[torch.Tensor, torch.Tensor, torch.Generator]:
+        """Draw which images come in this step, which of them mirrored, and what else is drawn by.
+
+        Each is mirrored in every second epoch.
+        """
         epoch, place = divmod(self.step, self.steps_per_epoch)
         order = torch.randperm(len(self.targets), generator=self._generator(-2 - epoch))
         chosen = order[place * self.recipe.batch :][: self.recipe.batch]
         generator = self._generator(self.step)
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # for dropout
+        return chosen, self.mirrored[chosen] ^ bool(epoch % 2), generator
+
+    def _settling_batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return this step's images as they are, as they are shown, and their targets.
+
+        A JPEG is made of the image that was shifted, so that its blocks lie as in test images.
+        """
+        chosen, mirror, generator = self._draw()
+        settling = self.recipe.settling
+        as_jpeg = torch.rand(len(chosen), generator=generator) < settling.jpeg
+        flat = self.pixels[chosen.to(self.device)].float().permute(0, 3, 1, 2)
+        varied = shift(flip(flat, mirror.to(self.device)), generator).permute(0, 2, 3, 1)
+        pixels = varied.byte().contiguous().cpu()
+        shown = pixels.clone()
+        if as_jpeg.any():
+            shown[as_jpeg] = compress(pixels[as_jpeg], generator, settling.qualities)
+        images, inputs = (normalise(p.to(self.device)) for p in (pixels, shown))
+        return images, inputs, self.targets[chosen.to(self.device)]
+
+    def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return this step's images, varied, and their targets."""
+        chosen, mirror, generator = self._draw()
         as_jpeg = torch.rand(len(chosen), generator=generator) < self.recipe.jpeg
-        mirror = self.mirrored[chosen] ^ bool(epoch % 2)
         chosen, as_jpeg, mirror = (t.to(self.device) for t in (chosen, as_jpeg, mirror))
         pixels = torch.where(as_jpeg.view(-1, 1, 1, 1), self.jpegs[chosen], self.pixels[chosen])
         images = shift(flip(normalise(pixels), mirror), generator)
@@ -155,11 +237,20 @@ class Trainer:
         return torch.Generator().manual_seed((self.recipe.seed << 32) + stream + 2**31)
 
 
+@torch.no_grad()
+def _move_half_way(net: torch.nn.Module, to: torch.nn.Module) -> None:
+    """Replace the weights of a net, and its norms' statistics, by the mean of its and another's."""
+    for mine, other in zip(net.state_dict().values(), to.state_dict().values(), strict=True):
+        if mine.is_floating_point():
+            mine.lerp_(other, 0.5)
+
+
 def has_bfloat16(device: str) -> bool:
-    """Tell whether a device has units for bfloat16; with them training is some 3 times faster."""
+    """Tell whether a device has bfloat16: training is twice (AVX-512) to thrice (AMX) as fast."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("amx_bf16") or can.get("avx512_bf16"))
 
 
 def _fingerprint(data: Images) -> str:

@@ -101,10 +101,13 @@ def answers(page: Page, name: str) -> Locator:
 
 
 @pytest.mark.parametrize("event", ["drop", "paste"])
-def test_drop_or_paste_a_picture_and_read_the_label(page: Page, event: str) -> None:
+def test_drop_or_paste_a_picture_and_read_the_label(
+    page: Page, event: str, shared_deployment: Deployment
+) -> None:
     send(page, event, "mine.jpg", SAMPLE.read_bytes())
+    probability = shared_deployment.predict(SAMPLE.read_bytes()).json()["cat"]
     row = answers(page, "mine.jpg").get_by_role("row")
-    expect(row.first).to_have_text("cat99.4 %")
+    expect(row.first).to_have_text(f"cat{100 * probability:.1f} %")
     expect(row).to_have_count(5)
 
 

@@ -60,7 +60,8 @@ def budget(small: list[bytes]) -> str:
     kind = images.CONTENT_TYPES["raw"]
     with Ours().running(small[0]) as running:
         load.run(running.url, bodies, kind, CONNECTIONS, 15)
-        family = {"Java": [running.process], "workers": running.process.children(recursive=True)}
+        java = running.roots[0]
+        family = {"Java": [java], "workers": java.children(recursive=True)}
         before = {name: _sum(processes) for name, processes in family.items()}
         found = load.run(running.url, bodies, kind, CONNECTIONS, 10)
         after = {name: _sum(processes) for name, processes in family.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import shutil
 import socket
@@ -187,9 +188,16 @@ def with_ports(text: str, ports: dict[str, int]) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports on which nobody listens."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    """Return ports on which nobody listens.
+
+    The kernel gives none of these to outgoing connections, so they stay free between two starts.
+    """
+    ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]
+    with contextlib.ExitStack() as taken:
+        ports: list[int] = []
+        while len(ports) < count:
+            port = random.randrange(10_000, max(int(ephemeral), 20_000))
+            with contextlib.suppress(OSError):
+                taken.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
+        return ports

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from .deployment import Deployment
 
-WARNING = re.compile(r"\S+ (WARN|ERROR) ")
+WARNING = re.compile(r"\S+ (WARN|ERROR) |.* Worker disconnected\. WORKER_MODEL_LOADED")
 
 
 def ready_status(deployment: Deployment) -> int | None:

@@ -107,11 +107,10 @@ def load(
     labels = read_labels(folder / "index_to_name.json")
 
     def explainer() -> Explainer:
-        from .explanation import Explainer  # here, for these import torch
-        from .net import fit
+        from .explanation import Explainer  # here, for it imports torch
 
         state = weights.read(folder / weights.WEIGHTS, folder / weights.LOCK)
-        return Explainer(fit(state, len(labels)), threads)
+        return Explainer(weights.fit(state, len(labels)), threads)
 
     return Classifier(engines.load(folder, len(labels), engine, device, threads), labels, explainer)
 

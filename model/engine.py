@@ -64,10 +64,9 @@ def load(
         kind = "openvino" if on_cpu and has else "torch"
     if kind == "torch":
         from .engine_torch import TorchEngine
-        from .net import fit
 
         state = weights.read(folder / weights.WEIGHTS, folder / weights.LOCK)
-        return TorchEngine(fit(state, classes), device, threads if on_cpu else None)
+        return TorchEngine(weights.fit(state, classes), device, threads if on_cpu else None)
     if not on_cpu:
         raise EngineError(f"the engine openvino runs on a CPU, not on {device}")
     from .engine_openvino import OpenVinoEngine

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from .weights import WeightsError
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -64,18 +62,3 @@ class Net(nn.Module):
         x = self.norm7(self.fc1(x.flatten(1)).relu())
         logits: Tensor = self.fc2(self.dropout4(x))
         return logits
-
-
-def fit(state: dict[str, Tensor], classes: int) -> Net:
-    """Build the net that a state dict belongs to, in evaluation mode.
-
-    Raises:
-        WeightsError: names or shapes are not those of a `Net` with that many classes.
-    """
-    net = Net(classes)
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        faults = " ".join(str(error).split()).partition(": ")[2] or str(error)
-        raise WeightsError(f"weights don't fit Net({classes}): {faults}") from None
-    return net.eval()

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from .net import Net
+
 WEIGHTS = "weights.safetensors"
 LOCK = "weights.lock"
 INT8 = ("int8.xml", "int8.bin")
@@ -97,3 +99,20 @@ def _checked(path: Path, locked: dict[str, Any], lock: Path) -> bytes:
                 f"{path.name} has {key} {value}, but {lock.name} says {locked.get(key)}"
             )
     return data
+
+
+def fit(state: dict[str, Tensor], classes: int) -> Net:
+    """Build the net that a state dict belongs to, in evaluation mode.
+
+    Raises:
+        WeightsError: names or shapes are not those of a `Net` with that many classes.
+    """
+    from .net import Net  # here, for it imports torch
+
+    net = Net(classes)
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        faults = " ".join(str(error).split()).partition(": ")[2] or str(error)
+        raise WeightsError(f"weights don't fit Net({classes}): {faults}") from None
+    return net.eval()

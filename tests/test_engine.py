@@ -20,8 +20,7 @@ from classifier.errors import ArchiveError
 from model import EngineError, WeightsError
 from model.engine_openvino import SIZES, OpenVinoEngine
 from model.engine_torch import TorchEngine
-from model.net import fit
-from model.weights import INT8, LOCK, WEIGHTS, read
+from model.weights import INT8, LOCK, WEIGHTS, fit, read
 from training import int8
 from training.data import Images
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,6 +101,10 @@ def test_refuses_weights_that_are_not_those_of_the_lock(folder: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(WeightsError, match=r"sha256 \w+, but weights.lock says"):
         model.load(folder)
+
+
+def test_the_net_stands_alone_as_a_model_file_of_torchserve_does() -> None:
+    runpy.run_path("model/net.py")  # as no part of a package
 
 
 def test_refuses_weights_that_do_not_fit_the_net(folder: Path) -> None:

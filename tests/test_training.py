@@ -18,8 +18,7 @@ from safetensors.torch import save
 from model.classifier import read_labels
 from model.engine_torch import TorchEngine
 from model.image import normalise
-from model.net import fit
-from model.weights import digest, read
+from model.weights import digest, fit, read
 from training import augment, cifar10, data, evaluate, experiments, metrics, release, train
 from training.arrivals import as_jpeg
 from training.data import DataError, Dataset, Images

@@ -12,8 +12,7 @@ from safetensors.torch import save
 
 from model.engine_openvino import OpenVinoEngine
 from model.engine_torch import TorchEngine
-from model.net import fit
-from model.weights import INT8, LOCK, WEIGHTS, digest
+from model.weights import INT8, LOCK, WEIGHTS, digest, fit
 
 from . import int8, report
 from .evaluate import probabilities

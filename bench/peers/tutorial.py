@@ -10,8 +10,7 @@ from PIL import Image
 from torchvision import transforms
 
 from model.classifier import read_labels
-from model.net import fit
-from model.weights import LOCK, WEIGHTS, read
+from model.weights import LOCK, WEIGHTS, fit, read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -49,7 +49,8 @@ def body(image: bytes, encoding: str) -> bytes:
     if encoding == "raw":
         return image
     text = base64.b64encode(image).decode()
-    return json.dumps({"images": [text]} if "list" in encoding else {"image_data": text}).encode()
+    told = {"images": [text]} if encoding == "base64 list" else {"image_data": text}
+    return json.dumps(told).encode()
 
 
 def write(images: list[bytes], folder: Path) -> dict[str, Path]:

@@ -58,7 +58,6 @@ def load(
     if kind not in ENGINES:
         raise EngineError(f"there is no engine {kind!r}: choose one of {', '.join(ENGINES)}")
     on_cpu = device.partition(":")[0] == "cpu"
-    weights.check(folder / weights.WEIGHTS, folder / weights.LOCK)  # whichever engine runs
     if kind == "auto":
         has = weights.has_int8(folder) and importlib.util.find_spec("openvino") is not None
         kind = "openvino" if on_cpu and has else "torch"
@@ -69,6 +68,8 @@ def load(
         return TorchEngine(weights.fit(state, classes), device, threads if on_cpu else None)
     if not on_cpu:
         raise EngineError(f"the engine openvino runs on a CPU, not on {device}")
+    # It needs no floats, but explanations do: a folder with others is refused now, not then.
+    weights.check(folder / weights.WEIGHTS, folder / weights.LOCK)
     from .engine_openvino import OpenVinoEngine
 
     return OpenVinoEngine(*weights.read_int8(folder), threads)

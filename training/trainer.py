@@ -212,14 +212,15 @@ class Trainer:
         chosen, mirror, generator = self._draw()
         settling = self.recipe.settling
         as_jpeg = torch.rand(len(chosen), generator=generator) < settling.jpeg
-        flat = self.pixels[chosen.to(self.device)].float().permute(0, 3, 1, 2)
-        varied = shift(flip(flat, mirror.to(self.device)), generator).permute(0, 2, 3, 1)
+        chosen, mirror = chosen.to(self.device), mirror.to(self.device)
+        whole = self.pixels[chosen].float().permute(0, 3, 1, 2)
+        varied = shift(flip(whole, mirror), generator).permute(0, 2, 3, 1)
         pixels = varied.byte().contiguous().cpu()
         shown = pixels.clone()
         if as_jpeg.any():
             shown[as_jpeg] = compress(pixels[as_jpeg], generator, settling.qualities)
         images, inputs = (normalise(p.to(self.device)) for p in (pixels, shown))
-        return images, inputs, self.targets[chosen.to(self.device)]
+        return images, inputs, self.targets[chosen]
 
     def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return this step's images, varied, and their targets."""

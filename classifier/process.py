@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,14 +48,38 @@ def find(known: str | None) -> psutil.Process | None:
 
 
 def end(process: psutil.Process, deadline: float) -> None:
-    """End a process and all that it started; what still runs after `deadline` s is killed."""
-    with contextlib.suppress(psutil.NoSuchProcess):
+    """End a process and all that it starts; what still runs after `deadline` s is killed.
+
+    What it starts while it ends, as TorchServe may a worker, is known by its session alone: so
+    that goes too, unless it is our own.
+    """
+    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+        session = os.getsid(process.pid)
         family = [process, *process.children(recursive=True)]
         process.terminate()
-        for straggler in wait(family, deadline):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                straggler.kill()
-        wait(family, deadline)
+        _kill(wait(family, deadline), deadline)
+        if session != os.getsid(0):
+            _kill(_members(session), deadline)
+
+
+def _members(session: int) -> list[psutil.Process]:
+    """Return the processes of a session."""
+
+    def belongs(member: psutil.Process) -> bool:
+        try:
+            return os.getsid(member.pid) == session
+        except OSError:  # it has ended since
+            return False
+
+    return [member for member in psutil.process_iter() if belongs(member)]
+
+
+def _kill(processes: list[psutil.Process], deadline: float) -> None:
+    """Kill processes and wait for their end, for `deadline` s at most."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    wait(processes, deadline)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,30 @@ if TYPE_CHECKING:
     from .report import Row
     from .servers import Running, Server
 
-CONNECTIONS = (1, 8, 32, 64)
 PHOTO_CONNECTIONS = 8
-SECONDS = 3
 OUT = Path("run/bench")
 SAMPLE = Path("samples/cat.jpg")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        rounds: how often each server is measured, in turn.
+        warm_up: seconds of load before it is.
+        connections: how many clients ask at once, one number after the other.
+        seconds: for which each number of them asks.
+    """
+
+    rounds: int
+    warm_up: int
+    connections: tuple[int, ...]
+    seconds: int
+
+
+FULL = Plan(rounds=5, warm_up=8, connections=(1, 8, 32, 64), seconds=3)
+QUICK = Plan(rounds=1, warm_up=5, connections=(1, 32, 64), seconds=2)
 
 
 def main() -> int:
@@ -36,7 +56,6 @@ def main() -> int:
     parser.add_argument("--only", help="names of servers, with commas between them")
     parser.add_argument("--kind", help="tutorial or engine")
     arguments = parser.parse_args()
-    rounds, warm_up = (1, 6) if arguments.quick else (5, 8)
     chosen = [
         server
         for server in servers(json.loads(SETTINGS.read_text()))
@@ -48,7 +67,7 @@ def main() -> int:
     except load.LoadError as error:
         print(f"make bench: {error}", file=sys.stderr)
         return 1
-    found, failed = measure(chosen, rounds, warm_up)
+    found, failed = measure(chosen, QUICK if arguments.quick else FULL)
     for name, why in failed.items():
         print(f"make bench: {name} failed in a round: {why}", file=sys.stderr)
     if not any("connections" in row for row in found):
@@ -57,7 +76,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def measure(chosen: list[Server], rounds: int, warm_up: int) -> tuple[list[Row], dict[str, str]]:
+def measure(chosen: list[Server], plan: Plan) -> tuple[list[Row], dict[str, str]]:
     """Measure each server once a round.
 
     Returns:
@@ -70,11 +89,11 @@ def measure(chosen: list[Server], rounds: int, warm_up: int) -> tuple[list[Row],
     failed: dict[str, str] = {}
     OUT.mkdir(parents=True, exist_ok=True)
     with (OUT / "results.jsonl").open("w") as kept:
-        for number in range(rounds):
+        for number in range(plan.rounds):
             turns = chosen[number % len(chosen) :] + chosen[: number % len(chosen)]
-            for server in tqdm(turns, desc=f"round {number + 1} of {rounds}"):
+            for server in tqdm(turns, desc=f"round {number + 1} of {plan.rounds}"):
                 try:
-                    new = _measure(server, small, bodies, large, warm_up)
+                    new = _measure(server, small, bodies, large, plan)
                 except (BenchError, load.LoadError) as error:
                     failed[f"{server.name} ({server.kind})"] = str(error)
                     continue
@@ -92,18 +111,19 @@ def _measure(
     small: list[bytes],
     bodies: dict[str, Path],
     large: dict[str, Path],
-    warm_up: int,
+    plan: Plan,
 ) -> list[Row]:
     """Measure one server: with small images at each number of connections, and with photos."""
     kind = images.CONTENT_TYPES[server.encoding]
     with server.running(small[0]) as running:
         _check(server, running, small)
-        load.run(running.url, bodies[server.encoding], kind, 32, warm_up)
+        load.run(running.url, bodies[server.encoding], kind, 32, plan.warm_up)
         rows = []
-        for connections in CONNECTIONS:
-            found = load.run(running.url, bodies[server.encoding], kind, connections, SECONDS)
+        for connections in plan.connections:
+            found = load.run(running.url, bodies[server.encoding], kind, connections, plan.seconds)
             rows.append({"images": "small", **found.to_json()})
-        photo = load.run(running.url, large[server.encoding], kind, PHOTO_CONNECTIONS, SECONDS)
+        photos = large[server.encoding]
+        photo = load.run(running.url, photos, kind, PHOTO_CONNECTIONS, plan.seconds)
         rows.append({"images": "photos", **photo.to_json()})
         about = {
             "server": server.name,

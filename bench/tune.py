@@ -37,6 +37,8 @@ MOST_WORKERS = 16
 """More take more memory than most machines have."""
 BATCHES = (8, 16, 32, 64)
 DELAYS = (1, 2, 5)
+NO_DELAY = 0
+"""With it TorchServe gathers two requests at most: for a lone one the fastest, for many slow."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 OUT = Path("run/tune")
 RELEASES = Path("releases.toml")
@@ -91,11 +93,11 @@ def splits(cores: int) -> list[Sizes]:
     ]
 
 
-def stages(cores: int) -> Iterator[list[Sizes]]:
+def stages(cores: int, goal: Goal) -> Iterator[list[Sizes]]:
     """Return what is varied, one thing after the other."""
     yield splits(cores)
     yield [{"batch": batch} for batch in BATCHES]
-    yield [{"delay": delay} for delay in DELAYS]
+    yield [{"delay": delay} for delay in ((NO_DELAY, *DELAYS) if goal.latency else DELAYS)]
 
 
 def tune(name: str, bodies: list[bytes], goal: Goal) -> list[Trial]:
@@ -106,9 +108,9 @@ def tune(name: str, bodies: list[bytes], goal: Goal) -> list[Trial]:
     """
     trials: dict[str, Trial] = {}
     best: Sizes = {"workers": cpu_count(), "threads": 1, "batch": 16, "delay": 1}
-    total = sum(len(stage) for stage in stages(cpu_count())) - 2
+    total = sum(len(stage) for stage in stages(cpu_count(), goal)) - 2
     with tqdm(total=total, desc=name, unit=" trials") as bar:
-        for stage in stages(cpu_count()):
+        for stage in stages(cpu_count(), goal):
             for change in stage:
                 sizes = best | change
                 key = json.dumps(sizes, sort_keys=True)
@@ -131,7 +133,7 @@ def _try(name: str, sizes: Sizes, bodies: list[bytes]) -> Trial:
             load.run(running.url, folder, kind, max(CONNECTIONS), WARM_UP)
             many = [load.run(running.url, folder, kind, c, SECONDS) for c in CONNECTIONS]
             one = load.run(running.url, folder, kind, 1, SECONDS_ALONE)
-    except load.LoadError as error:
+    except (BenchError, load.LoadError) as error:  # as where sizes are none that it takes
         tqdm.write(f"{name} with {sizes}: {error}")
         return Trial(sizes, 0, math.inf, math.inf)
     return Trial(sizes, sum(found.rate for found in many) / len(many), many[-1].p99, one.p50)

@@ -50,6 +50,11 @@ def test_workers_and_threads_leave_no_core_idle_or_fought_over(cores: int) -> No
     assert all(cores // 2 < way["workers"] * way["threads"] <= cores for way in ways)
 
 
+def test_only_for_latency_alone_a_batch_waits_for_nothing() -> None:
+    assert {"delay": 0} in [size for stage in tune.stages(2, Goal(latency=True)) for size in stage]
+    assert {"delay": 0} not in [size for stage in tune.stages(2, Goal()) for size in stage]
+
+
 def test_what_is_best_is_kept_and_the_rest_of_releases_stays(tmp_path: Path) -> None:
     path = tmp_path / "releases.toml"
     before = Path("releases.toml").read_text()

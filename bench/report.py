@@ -145,13 +145,15 @@ def _others(rows: list[Row]) -> str:
 
 
 def _share(rows: list[Row]) -> str:
-    """Return which part of what the engine does alone a client of ours gets."""
+    """Return which part of what the engine does alone our clients get; nothing without ours."""
     alone = median(row["rate"] for row in rows if row["server"] == "in process")
     shares = []
     for count in _connections(rows)[-2:]:
         ours = by(rows, images="small", connections=count).get((OURS, "engine"))
         if ours:
             shares.append(f"{median(row['rate'] for row in ours) / alone:.0%} at c={count}")
+    if not shares:
+        return ""
     return f"Of what the engine does alone, a client of ours gets {' and '.join(shares)}."
 
 

@@ -107,8 +107,12 @@ def load(
     labels = read_labels(folder / "index_to_name.json")
 
     def explainer() -> Explainer:
-        from .explanation import Explainer  # here, for it imports torch
-
+        try:
+            from .explanation import Explainer  # here, for it imports torch
+        except ModuleNotFoundError as error:
+            raise ExplanationError(
+                f"explanations need the package {error.name} where the model is served"
+            ) from None
         state = weights.read(folder / weights.WEIGHTS, folder / weights.LOCK)
         return Explainer(weights.fit(state, len(labels)), threads)
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from captum.attr import IntegratedGradients
 from torch.nn.functional import avg_pool2d
 
-from .classifier import ExplanationError
 from .image import normalise
 
 if TYPE_CHECKING:
@@ -34,20 +34,11 @@ class Explainer:
     Args:
         net: in evaluation mode, on the CPU.
         threads: torch's own choice if None. They are the whole process's.
-
-    Raises:
-        ExplanationError: Captum is not installed.
     """
 
     def __init__(self, net: Net, threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        try:
-            from captum.attr import IntegratedGradients
-        except ImportError:
-            raise ExplanationError(
-                "explanations need the package captum where the model is served"
-            ) from None
         self._attribute = IntegratedGradients(net).attribute
 
     def map(self, pixels: NDArray[np.uint8], label: int) -> NDArray[np.float32]:

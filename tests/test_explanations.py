@@ -84,6 +84,7 @@ def test_an_image_of_one_colour_has_nothing_to_show(classifier: model.Classifier
 
 def test_without_captum_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = model.load("model", "torch")
+    monkeypatch.delitem(sys.modules, "model.explanation", raising=False)
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     pixels = model.decode(SAMPLE.read_bytes())
     with pytest.raises(model.ExplanationError, match="need the package captum"):

@@ -80,6 +80,15 @@ def is_in(where: str, upstreams: Path) -> bool:
     return where in upstreams.read_text()
 
 
+def is_nginx_own(failure: str) -> bool:
+    """Tell whether a client's connection was closed by nginx: a server's failure would be a 502.
+
+    At a reload its old processes close connections that wait for a request, even if one has just
+    been sent (before 1.27.4; then keepalive_min_timeout). A client sends it again.
+    """
+    return any(cut in failure for cut in ("Server disconnected", "Connection reset"))
+
+
 def test_rolling_restart(
     servers: list[Deployment], tmp_path: Path, long: bool, seed: int, figures: dict[str, Any]
 ) -> None:
@@ -104,4 +113,5 @@ def test_rolling_restart(
         "failed, and asked again by the client": len(load.failures),
     }
     assert_all_right(load, servers[0].place.model_store / "cifar10-1.0.mar")
-    assert not load.failures, load.failures[:3]
+    failures = [text for text in load.failures if not is_nginx_own(text)]
+    assert not failures, failures[:3]

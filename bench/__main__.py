@@ -83,7 +83,7 @@ def measure(chosen: list[Server], plan: Plan) -> tuple[list[Row], dict[str, str]
         What was found, also kept in OUT as it comes; and why servers failed, by name.
     """
     small, photos = images.small(), images.photos(SAMPLE)
-    labels = {kind: _labels(kind, small) for kind in ("tutorial", "engine")}
+    labels = {kind: _labels(kind, small) for kind in {server.kind for server in chosen}}
     bodies = images.write(small, OUT / "small")
     large = images.write(photos, OUT / "photos")
     found: list[Row] = []

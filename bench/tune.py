@@ -104,7 +104,7 @@ def tune(name: str, bodies: list[bytes], goal: Goal) -> list[Trial]:
     """Try sizes of one server; return all trials.
 
     Raises:
-        BenchError: it does not start, or answered all requests in no trial.
+        BenchError: it answered all requests in no trial.
     """
     trials: dict[str, Trial] = {}
     best: Sizes = {"workers": cpu_count(), "threads": 1, "batch": 16, "delay": 1}

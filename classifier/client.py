@@ -220,6 +220,7 @@ class AsyncClient:
         finally:
             for task in asked:
                 task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
 
     async def _ask_together(self, inputs: Sequence[Input], version: str | None) -> list[Found]:
         images = images_of(inputs)

@@ -17,8 +17,9 @@ B = TypeVar("B")
 def in_order(function: Callable[[A], B], items: Iterable[A], at_once: int) -> Generator[B]:
     """Yield what a function makes of each item, in order, from so many threads.
 
-    As `Executor.map`, but no item is taken before its turn comes near: there may be many. Whoever
-    closes the generator waits for nothing, and what has not begun does not begin.
+    As `Executor.map`, but no item is taken before its turn comes near: there may be many. Once
+    the generator is closed, what has not begun does not begin; what has, is waited for, so that it
+    uses nothing that is closed next.
     """
     pool, rest = ThreadPoolExecutor(at_once), iter(items)
     waiting: deque[Future[B]] = deque()
@@ -30,7 +31,7 @@ def in_order(function: Callable[[A], B], items: Iterable[A], at_once: int) -> Ge
                 return
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def batched(items: Iterable[A], most: int) -> Iterator[list[A]]:

@@ -369,6 +369,24 @@ def test_pictures_are_read_when_their_turn_comes(scripted: Callable[[Script], Sc
     assert next(taken) < 400
 
 
+def test_once_closed_no_request_is_under_way(scripted: Callable[[Script], Scripted]) -> None:
+    go_on = threading.Event()
+
+    def late(body: bytes) -> Answer:
+        assert body.startswith(b"a") or go_on.wait(10)
+        return each(body)
+
+    async def run() -> set[asyncio.Task[Any]]:
+        async with AsyncClient(scripted(late).url) as client:
+            found = client.predict_each([b"a" * 700_000, *[b"b" * 700_000] * 9])
+            assert isinstance(await anext(found), Prediction)
+            await found.aclose()
+            return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+
+    assert asyncio.run(run()) == set()
+    go_on.set()
+
+
 def test_open_files_are_taken(shared_deployment: Deployment) -> None:
     with SAMPLE.open("rb") as file, Client(shared_deployment.inference) as client:
         assert client.predict(file, "1.1").label == "cat"

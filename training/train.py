@@ -85,8 +85,9 @@ def run(trainer: Trainer, checkpoint: Path) -> bool:
 def _announce(trainer: Trainer, dataset: Dataset, seconds: float) -> None:
     """Say what will be done, and how long that takes."""
     left = timedelta(seconds=round(seconds * (trainer.steps - trainer.step)))
+    epochs = "1 epoch" if trainer.epochs == 1 else f"{trainer.epochs} epochs"
     print(
-        f"{trainer.epochs} epochs of {len(trainer.targets):,} images in "
+        f"{epochs} of {len(trainer.targets):,} images in "
         f"{len(dataset.labels)} classes on {trainer.device}: about {left} (h:mm:ss) at the speed "
         f"of the first {TRIAL_STEPS} batches"
     )

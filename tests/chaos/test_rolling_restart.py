@@ -6,6 +6,7 @@ import getpass
 import os
 import shutil
 import subprocess
+from collections import Counter
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GRACE = 5.0  # seconds
+SAID = "servers.log"
+"""nginx's file of what the servers said to each request: a status, or several if it asked again."""
 
 
 @pytest.fixture
@@ -51,7 +54,9 @@ def behind_nginx(servers: list[Deployment], folder: Path) -> Iterator[tuple[str,
     (folder / "tmp").mkdir()
     (port,) = free_ports(1)
     path = folder / "nginx.conf"
-    path.write_text(path.read_text().replace("127.0.0.1:8090", f"127.0.0.1:{port}"))
+    config = path.read_text().replace("127.0.0.1:8090", f"127.0.0.1:{port}")
+    logged = f"log_format servers '$upstream_status'; access_log {SAID} servers;"
+    path.write_text(config.replace("access_log off;", logged))
     pairs = [
         f"{server.inference.removeprefix('http://')}={server.server.readiness}"
         for server in servers
@@ -106,12 +111,15 @@ def test_rolling_restart(
             server.start()
             wait_for(partial(is_in, where, upstreams))
             load.wait_for(50)
+    said = Counter((tmp_path / "nginx" / SAID).read_text().splitlines())
     figures |= {
         "restarts": 2 * rounds,
         "requests answered": len(load.answers),
         "requests lost": len(load.lost),
+        "asked again by nginx": sum("," in statuses for statuses in said.elements()),
         "failed, and asked again by the client": len(load.failures),
     }
     assert_all_right(load, servers[0].place.model_store / "cifar10-1.0.mar")
+    assert set(said) == {"200"}, f"a server failed while it was stopped: {said}"
     failures = [text for text in load.failures if not is_nginx_own(text)]
     assert not failures, failures[:3]

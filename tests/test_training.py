@@ -7,7 +7,7 @@ import json
 import signal
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -285,6 +285,27 @@ def test_experiments_measure_what_was_held_out(tmp_path: Path) -> None:
         "seconds": 0,
     }, "it goes on from the end"
     assert "| x | 6 | 100.00% |" in experiments.table({"x": found})
+
+
+def test_interrupted_experiments_tell_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = {"recipe": {"epochs": 3}, "accuracy": {"averaged weights": 0.5}}
+    done = iter([first])
+
+    def experiment(*_: object) -> dict[str, Any]:
+        if (found := next(done, None)) is None:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(cifar10, "load", lambda **_: blobs(6000))
+    monkeypatch.setattr(experiments, "experiment", experiment)
+    monkeypatch.setattr("sys.argv", ["experiments", "--out", str(tmp_path / "new")])
+    for _ in range(2):  # the second finds what the first has done
+        assert experiments.main() == 130
+        said = capsys.readouterr().out
+        assert "| plain | 3 | 50.00% |" in said
+        assert f"goes on from {tmp_path / 'new'}" in said
 
 
 def test_each_experiment_adds_one_thing() -> None:

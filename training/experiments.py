@@ -144,17 +144,26 @@ def main() -> int:
     except DataError as error:
         print(f"make experiments: {error}", file=sys.stderr)
         return 1
-    arguments.out.mkdir(parents=True, exist_ok=True)
     results = {}
-    for name, recipe in ladder(arguments.epochs).items():
-        path = arguments.out / f"{name}.json"
-        if not path.exists():
-            print(f"{name}: {recipe}")
-            found = experiment(recipe, train, held_out, path.with_suffix(".pt"))
-            path.write_text(json.dumps(found, indent=2) + "\n")
-        results[name] = json.loads(path.read_text())
-    print(table(results))
-    return 0
+    try:
+        for name, recipe in ladder(arguments.epochs).items():
+            results[name] = _found(name, recipe, train, held_out, arguments.out)
+    except KeyboardInterrupt:
+        print(f"Interrupted. The same command goes on from {arguments.out}")
+    if results:
+        print(table(results))
+    return 0 if len(results) == len(ladder()) else 130
+
+
+def _found(name: str, recipe: Recipe, train: Images, held_out: Images, out: Path) -> dict[str, Any]:
+    """Return what an experiment found: of its file in `out` if it was done before."""
+    path = out / f"{name}.json"
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        print(f"{name}: {recipe}")
+        found = experiment(recipe, train, held_out, path.with_suffix(".pt"))
+        path.write_text(json.dumps(found, indent=2) + "\n")
+    return cast("dict[str, Any]", json.loads(path.read_text()))
 
 
 if __name__ == "__main__":

@@ -45,20 +45,18 @@ def ladder(epochs: int = SHORT) -> dict[str, Recipe]:
         epochs=epochs,
         smoothing=0,
         dropout=DROPOUT,
-        averaging=0,
+        averaging=Recipe.for_images(45_000, epochs).averaging,  # has no part in the training
         jpeg=0,
         cutout=0,
         settling=Settling(rounds=0),
     )
     light = replace(plain, dropout=Recipe.dropout)
     smooth = replace(light, smoothing=Recipe.smoothing)
-    averaged = replace(smooth, averaging=Recipe.for_images(45_000, epochs).averaging)
-    jpeg = replace(averaged, jpeg=Recipe.jpeg)
+    jpeg = replace(smooth, jpeg=Recipe.jpeg)
     return {
         "plain": plain,
         "light-dropout": light,
         "label-smoothing": smooth,
-        "averaging": averaged,
         "jpeg": jpeg,
         "cutout": replace(jpeg, cutout=Recipe.cutout),
         "released": Recipe(),

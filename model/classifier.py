@@ -62,7 +62,8 @@ class Classifier:
     def top(self, probabilities: NDArray[np.float32], count: int = TOP) -> dict[str, float]:
         """Return the likeliest labels of one row of probabilities, likeliest first."""
         order = (-probabilities).argsort(kind="stable")[:count]
-        return {self.labels[i]: float(probabilities[i]) for i in order}
+        likeliest = zip(order.tolist(), probabilities[order].tolist(), strict=True)
+        return {self.labels[index]: probability for index, probability in likeliest}
 
     def explain(self, pixels: NDArray[np.uint8], label: int) -> NDArray[np.float32]:
         """Tell how much each pixel of an image speaks for a label (see `Explainer.map`).

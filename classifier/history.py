@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from . import releases
 from .errors import ReleasesError
 
 if TYPE_CHECKING:
@@ -46,10 +46,8 @@ def read(path: Path) -> list[Entry]:
     Raises:
         ReleasesError: a line is none.
     """
-    if not path.exists():
-        return []
     entries = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         try:
             entries.append(Entry(**json.loads(line)))
         except (ValueError, TypeError) as error:
@@ -58,11 +56,15 @@ def read(path: Path) -> list[Entry]:
 
 
 def append(path: Path, entry: Entry) -> None:
-    """Add an entry; it is on the disk when this returns."""
-    with path.open("a") as file:
-        file.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Add an entry, or nothing at all where that fails; it is on the disk when this returns."""
+    lines = [*_lines(path), json.dumps(asdict(entry), ensure_ascii=False)]
+    releases.replace(path, "".join(f"{line}\n" for line in lines))
+
+
+def sha256(entries: list[Entry], model: str, version: str) -> str | None:
+    """Return the sha256 of the archive by which a version last became the default, or None."""
+    found = [e.figures.get("sha256") for e in entries if (e.model, e.after) == (model, version)]
+    return found[-1] if found else None
 
 
 def before_last(entries: list[Entry], model: str, default: str) -> str | None:
@@ -75,3 +77,9 @@ def before_last(entries: list[Entry], model: str, default: str) -> str | None:
         if entry.model == model and entry.action == "promote":
             came_from[entry.after] = entry.before
     return came_from.get(default)
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a history: none where there is no file."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [line for line in text.split("\n") if line]

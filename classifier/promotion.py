@@ -22,14 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from . import answered, comparison, config, history, pictures, process, releases, rollout
+from . import answered, comparison, config, history, pictures, process, releases, rollout, store
 from .answered import Answered
-from .errors import ClassifierError, ServerError
+from .errors import ClassifierError, InputError, ServerError
 from .warmup import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from .client import Client
     from .comparison import Comparison
     from .pictures import Source
     from .releases import Release
@@ -111,7 +112,7 @@ class Promotion:
             self.tell(f"register {self.model}:{self.version}, and start {sizes.workers} workers")
             sha256 = rollout.register(self.server, self.model, self.version, sizes)
         else:
-            sha256 = self.server.archive_sha256(self.model, self.version)
+            sha256 = self._sha256_of_served()
             if management.versions(self.model)[self.version] < sizes.workers:
                 self.tell(f"start {sizes.workers} workers")
                 management.scale(self.model, self.version, sizes.workers)
@@ -119,6 +120,21 @@ class Promotion:
         self.tell("warm up")
         url = f"{self.server.inference}/predictions/{self.model}/{self.version}"
         warm_up(url, WARM_UP, self.server.authorization())
+        return sha256
+
+    def _sha256_of_served(self) -> str:
+        """Return the sha256 of the archive of a version that is served already.
+
+        Raises:
+            ServerError: the store holds another by now: a restart would serve what nobody compared.
+        """
+        sha256 = self.server.archive_sha256(self.model, self.version)
+        name = store.file_name(self.model, self.version)
+        if self.server.noted.get(name, sha256) != sha256:
+            raise ServerError(
+                f"{name} has changed since it was loaded: build it under another version, and "
+                "promote that"
+            )
         return sha256
 
     def _compare(self, release: Release) -> Comparison:
@@ -162,11 +178,9 @@ class Promotion:
         try:
             self.tell(f"switch the default from {release.default} to {self.version}")
             management.set_default(self.model, self.version)
-            self._probe()
+            self._probe(release.default)
             self._check(before, self._watch())
-            versions = [*release.versions]
-            versions += [self.version] if self.version not in versions else []
-            releases.write(place.releases, self.model, self.version, versions)
+            releases.make_default(place.releases, self.model, self.version)
         except BaseException:
             management.set_default(self.model, release.default)
             journal.remove()
@@ -174,15 +188,17 @@ class Promotion:
             raise
         # From here on it is kept: what fails now, `recover` brings to its end.
         history.append(place.history, entry)
-        if place.served.exists():
-            releases.write(place.served, self.model, self.version, versions)
+        releases.make_default(place.served, self.model, self.version)
         journal.remove()
 
-    def _probe(self) -> None:
+    def _probe(self, before: str) -> None:
         """Ask without a version, and count what goes wrong.
 
+        That a picture is refused is the picture's fault where the version before refuses it, too.
+
         Raises:
-            ServerError: an answer is missing, or another version's.
+            ServerError: an answer is missing, or another version's. Of a rollback it is only told:
+                going back to what one fled from would be worse.
         """
         self.tell(f"probe: {self.probes} requests")
         failures: list[str] = []
@@ -190,18 +206,21 @@ class Promotion:
         # What is asked again has failed, too.
         with self.server.client(self.model, failures.append, HEADERS) as client:
             for number in range(self.probes):
+                image = images[number % len(images)]
                 try:
-                    answer = client.predict(images[number % len(images)])
+                    answer = client.predict(image)
                 except ClassifierError as error:
-                    failures.append(str(error))
+                    if not (isinstance(error, InputError) and _refuses(client, before, image)):
+                        failures.append(str(error))
                 else:
                     if answer.version != self.version:
                         failures.append(f"{answer.version} answered")
-        if failures:
-            raise ServerError(
-                f"{self.version} failed {len(failures)} times in {self.probes} probes: "
-                f"{failures[0]}"
-            )
+        if not failures:
+            return
+        found = f"{self.version} failed {len(failures)} times in {self.probes} probes"
+        if self.action == "promote":
+            raise ServerError(f"{found}: {failures[0]}")
+        self.tell(f"  {found}: {failures[0]}")
 
     def _watch(self) -> Answered | None:
         """Return what the server answers in a while, to all its clients; None if it can't tell."""
@@ -229,6 +248,8 @@ class Promotion:
                 f"after the switch {after.share:.1%} of {after.requests:,.0f} requests failed, "
                 f"before it {before.share:.1%} of {before.requests:,.0f}"
             )
+        elif self.watch:
+            self.tell(f"  {after.requests:,.0f} requests, {after.share:.1%} of them failed")
 
     def _take_down(self) -> None:
         """Take the version out of service that this promotion has brought."""
@@ -300,9 +321,7 @@ def _recover(server: Server) -> str | None:
     if released.default == entry.after:
         if entry not in history.read(server.place.history):
             history.append(server.place.history, entry)
-        if server.place.served.exists():
-            versions = list(released.versions)
-            releases.write(server.place.served, entry.model, released.default, versions)
+        releases.make_default(server.place.served, entry.model, entry.after)
     elif said["is_new"] and entry.after not in released.versions:
         with contextlib.suppress(ClassifierError):
             rollout.retire(management, entry.model, entry.after)
@@ -313,6 +332,15 @@ def _recover(server: Server) -> str | None:
 def checks(data: Path | None) -> list[Source]:
     """Return the pictures to compare with: labelled ones of a folder, or the samples."""
     return pictures.labelled(data) if data is not None else pictures.find([str(CHECKS)])
+
+
+def _refuses(client: Client, version: str, image: bytes) -> bool:
+    """Tell whether a version says that a picture is none."""
+    try:
+        client.predict(image, version)
+    except InputError:
+        return True
+    return False
 
 
 def _figures(found: Comparison) -> dict[str, Any]:

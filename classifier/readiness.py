@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from functools import partial
 from typing import TYPE_CHECKING
 
 import httpx
@@ -18,7 +17,6 @@ from .errors import ClassifierError, ServerError
 from .warmup import HEADERS, blank
 
 if TYPE_CHECKING:
-    from .releases import Release
     from .server import Server
 
 TIMEOUT = 10.0
@@ -56,23 +54,16 @@ class Readiness:
         if self._server.process() is None:
             return ["TorchServe does not run"]
         try:
-            looks = [partial(self._look_at_default, r) for r in self._server.served]
-            looks += [
-                partial(self._look_at_version, release.model, version)
+            return [
+                reason
                 for release in self._server.served
                 for version in release.versions
+                if (reason := self._look_at_version(release.model, version)) is not None
             ]
-            return [reason for look in looks if (reason := look()) is not None]
         except httpx.TransportError as error:
             return [f"TorchServe does not answer: {error or type(error).__name__}"]
         except ClassifierError as error:
             return [str(error)]
-
-    def _look_at_default(self, release: Release) -> str | None:
-        default = self._server.management.default(release.model)
-        if default == release.default:
-            return None
-        return f"{release.model}'s default is {default}, not {release.default}"
 
     def _look_at_version(self, model: str, version: str) -> str | None:
         """Ask a version for a prediction, if it has a worker to give it."""

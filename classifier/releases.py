@@ -60,22 +60,34 @@ def read(path: Path) -> list[Release]:
     return [_release(path, model, table) for model, table in tables.items()]
 
 
-def write(path: Path, model: str, default: str, versions: list[str]) -> None:
-    """Say which versions of a model are served, and its default; all else, comments too, stays."""
+def make_default(path: Path, model: str, version: str) -> None:
+    """Say that a version is served, and the default; all else, comments too, stays."""
     document = tomlkit.parse(path.read_text())
-    document[model].update({"default": default, "versions": versions})
+    table = document.setdefault(model, tomlkit.table())
+    versions = list(table.get("versions", []))
+    table["default"] = version
+    if version not in versions:
+        table["versions"] = [*versions, version]
     replace(path, tomlkit.dumps(document))
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file at one stroke: whoever reads it, now or after a crash, finds old or new."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as partial:
-        partial.write(text)
-        partial.flush()
-        os.fsync(partial.fileno())
-    if path.exists():
-        os.chmod(partial.name, path.stat().st_mode & 0o777)
-    os.replace(partial.name, path)
+    """Write a file at one stroke: whoever reads it, now or after a crash, finds old or new.
+
+    Where it is a link, what it leads to is replaced.
+    """
+    path = path.resolve()
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(partial, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        os.replace(partial, path)
+    except BaseException:  # such as a full disk
+        os.unlink(partial)
+        raise
 
 
 def _release(path: Path, model: str, table: Any) -> Release:

@@ -19,9 +19,21 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from . import config, java, log, management, process, releases, rollout, store, tokens
+from . import (
+    archive,
+    config,
+    history,
+    java,
+    log,
+    management,
+    process,
+    releases,
+    rollout,
+    store,
+    tokens,
+)
 from .client import Client
-from .errors import ClassifierError, ReleasesError, ServerError
+from .errors import ArchiveError, ClassifierError, ReleasesError, ServerError
 from .tokens import Kind, TokenAuth
 from .warmup import warm_up
 
@@ -141,8 +153,11 @@ class Server:
 
     @property
     def is_draining(self) -> bool:
-        """Whether it is about to stop."""
-        return self.place.draining.exists()
+        """Whether it is about to stop; if who said so was killed, it is not."""
+        try:
+            return process.find(self.place.draining.read_text() or None) is not None
+        except FileNotFoundError:
+            return False
 
     def token(self, kind: Kind) -> Callable[[], str] | None:
         """Return what gives the current token of an API, or None where it wants none."""
@@ -164,8 +179,14 @@ class Server:
     def note_archive(self, model: str, version: str, sha256: str) -> None:
         """Note which bytes of an archive are served, for `check`."""
         state = self._state()
-        state.setdefault("archives", {})[store.file_name(model, version)] = sha256
-        self.place.state.write_text(json.dumps(state))
+        if state:  # else somebody has stopped it meanwhile
+            self._note(state | {"archives": self.noted | {store.file_name(model, version): sha256}})
+
+    @property
+    def noted(self) -> dict[str, str]:
+        """The sha256 of each archive that is served, by file name."""
+        noted: dict[str, str] = self._state().get("archives", {})
+        return noted
 
     def auth(self) -> TokenAuth | None:
         """Return what lets httpx send the inference API's token; None where it wants none."""
@@ -229,6 +250,7 @@ class Server:
             ArchiveError: an archive is missing or damaged.
         """
         archives = self._archives()
+        self._check_promoted(archives)
         self._clean()
         self._check_ports()
         try:
@@ -250,11 +272,11 @@ class Server:
             found = management.differences(self.management, self.releases)
         except httpx.TransportError as error:
             raise ServerError(f"the server runs, but does not answer: {error}") from None
-        served = self._state().get("archives", {})
+        noted = self.noted
         found += [
             f"{name} has changed since the server started"
             for name, sha256 in self._archives().items()
-            if served.get(name, sha256) != sha256
+            if noted.get(name, sha256) != sha256
         ]
         if process.find(self.monitor) is None:
             found.append("its monitor has ended")
@@ -277,7 +299,7 @@ class Server:
         """
         running = self.process() is not None
         if running:
-            self.place.draining.touch()
+            releases.replace(self.place.draining, process.identity(os.getpid()) or "")
             try:
                 time.sleep(grace)
                 self._drain(deadline)
@@ -312,6 +334,26 @@ class Server:
             for version in release.versions
         }
 
+    def _check_promoted(self, archives: dict[str, str]) -> None:
+        """Check that what was promoted is what would be served.
+
+        Not of the released weights: their archive is built anew where the project's code changes.
+
+        Raises:
+            ArchiveError: an archive holds other bytes than when it became the default.
+        """
+        entries = history.read(self.place.history)
+        served = {(release.model, v) for release in self.releases for v in release.versions}
+        for model, version in sorted(served - {(archive.MODEL, archive.VERSION)}):
+            name = store.file_name(model, version)
+            promoted = history.sha256(entries, model, version)
+            if promoted not in (None, archives[name]):
+                raise ArchiveError(
+                    f"{name} is not the archive that was promoted (its sha256 is "
+                    f"{archives[name]}, {self.place.history} says {promoted}): bring that back, "
+                    "or build this one under another version, and promote that"
+                )
+
     def _check_ports(self) -> None:
         """Fail where a port is taken: TorchServe itself would say so only in its log."""
         for key, fallback in config.ADDRESSES.items():
@@ -341,7 +383,7 @@ class Server:
         shutil.copyfile(self.place.releases, self.place.served)
         temporary = Path(tempfile.mkdtemp(prefix="torchserve-", dir=_temporary_root()))
         state: dict[str, Any] = {"temporary": str(temporary), "archives": archives}
-        self.place.state.write_text(json.dumps(state))
+        self._note(state)
         command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs"]
         command += ["--ts-config", str(generated.resolve())]
         environment = _environment(java_home, temporary, self.place.logs)
@@ -394,8 +436,7 @@ class Server:
         from . import monitor  # which imports this module
 
         pid = monitor.start(self.place)
-        state = self._state() | {"monitor": process.identity(pid)}
-        self.place.state.write_text(json.dumps(state))
+        self._note(self._state() | {"monitor": process.identity(pid)})
         end = time.monotonic() + MONITOR_DEADLINE
         while True:
             try:
@@ -438,8 +479,11 @@ class Server:
             with contextlib.suppress(OSError, ValueError):
                 pid = int((Path(state["temporary"]) / ".model_server.pid").read_text())
                 state |= {"pid": pid, "identity": process.identity(pid)}
-                self.place.state.write_text(json.dumps(state))
+                self._note(state)
         return state
+
+    def _note(self, state: dict[str, Any]) -> None:
+        releases.replace(self.place.state, json.dumps(state))
 
     def _clean(self) -> None:
         """Remove what a server that runs no more has left, its monitor too."""

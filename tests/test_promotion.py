@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,12 @@ import torch
 from safetensors.torch import load_file
 
 from classifier import Client, archive, history, releases
+from classifier.errors import ArchiveError
 from classifier.promotion import checks
 
 from .images import SAMPLE, crops
 from .test_lifecycle import classifier, edit, edit_handler
-from .test_monitor import wait_for
+from .test_monitor import ask, wait_for
 
 if TYPE_CHECKING:
     from .deployment import Deployment
@@ -50,7 +52,7 @@ elif step == "journal":
 elif step == "probe":
     p.Promotion._probe = die
 elif step == "keep":
-    p.releases.write = die
+    p.releases.make_default = die
 elif step == "history":
     p.history.append = die
 elif step == "end":
@@ -160,11 +162,11 @@ def test_a_worse_version_is_refused(running: Deployment, cats: Path, tmp_path: P
     assert_refused(running, "2.0 is right about 0.00%, 1.0 about", f"--data={cats}")
 
 
-def spoil(deployment: Deployment, lines: str) -> None:
-    """Let 2.0 run some lines before it reads a request."""
+def spoil(deployment: Deployment, lines: str, version: str = "2.0") -> None:
+    """Let a version run some lines before it reads a request."""
     begin = b"        try:\n            question = read("
     instead = textwrap.indent(lines, " " * 8).encode() + begin
-    edit_handler(deployment.place.model_store / "cifar10-2.0.mar", begin, instead)
+    edit_handler(deployment.place.model_store / f"cifar10-{version}.mar", begin, instead)
 
 
 def test_a_version_that_fails_after_the_switch_is_taken_back(running: Deployment) -> None:
@@ -211,6 +213,93 @@ def test_a_version_that_cannot_start_is_refused(running: Deployment) -> None:
 
     edit(running.place.model_store / "cifar10-2.0.mar", damaged)
     assert_refused(running, "2.0: its workers can't start: ")
+
+
+def test_a_server_stays_ready_while_a_version_is_promoted(running: Deployment) -> None:
+    """Else a load balancer would take it out, and the watch would see no traffic."""
+    found, done = set(), threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            found.add(ask(running)[0])
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        promoted = classifier(*running.options, "promote", "2.0", "--probes=5", "--watch=2")
+    finally:
+        done.set()
+        looking.join()
+    assert promoted.returncode == 0, promoted.stderr
+    assert "requests, 0.0% of them failed" in promoted.stdout
+    assert found == {200}
+
+
+def test_a_damaged_picture_among_the_data_stops_no_promotion(
+    running: Deployment, cats: Path
+) -> None:
+    (cats / "cat" / "damaged.png").write_bytes(next(crops(1))[:50])
+    done = classifier(*running.options, "promote", "2.0", f"--data={cats}", "--watch=0")
+    assert done.returncode == 0, done.stderr
+    assert default(running) == "2.0"
+
+
+def test_what_is_to_be_served_later_is_not_served_by_a_promotion(running: Deployment) -> None:
+    running.release("1.0", ["1.0", "3.0"])
+    done = classifier(*running.options, "promote", "2.0", "--probes=5", "--watch=0")
+    assert done.returncode == 0, done.stderr
+    (released,), (served,) = running.server.releases, running.server.served
+    assert released.versions == ("1.0", "3.0", "2.0")
+    assert served.versions == ("1.0", "2.0")
+    assert ask(running)[0] == 200
+
+
+def test_an_archive_that_changed_since_it_was_loaded_is_refused(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    store, other = deployment.place.model_store, tmp_path / "other.pth"
+    archive.build("cifar10", "2.0", Path(archive.WEIGHTS), store)
+    deployment.release("1.0", ["1.0", "2.0"])
+    deployment.start()
+    torch.save(load_file(archive.WEIGHTS), other)
+    archive.build("cifar10", "2.0", other, store)
+    done = classifier(*deployment.options, "promote", "2.0")
+    assert done.returncode == 1
+    assert "cifar10-2.0.mar has changed since it was loaded" in done.stderr
+    assert default(deployment) == "1.0"
+
+
+def test_an_archive_is_served_only_as_it_was_promoted(deployment: Deployment) -> None:
+    store = deployment.place.model_store
+    archive.build("cifar10", "2.0", Path(archive.WEIGHTS), store)
+    deployment.release("2.0", ["2.0"])
+    entry = history.Entry("promote", "cifar10", "1.0", "2.0", figures={"sha256": "of another"})
+    history.append(deployment.place.history, entry)
+    with pytest.raises(
+        ArchiveError, match=r"cifar10-2\.0\.mar is not the archive that was promoted"
+    ):
+        deployment.start()
+    assert deployment.server.process() is None
+    sha256 = deployment.server.archive_sha256("cifar10", "2.0")
+    history.append(deployment.place.history, replace(entry, figures={"sha256": sha256}))
+    deployment.start()
+
+
+def test_a_rollback_is_kept_whatever_the_probes_find(deployment: Deployment) -> None:
+    store = deployment.place.model_store
+    archive.build("cifar10", "2.0", Path(archive.WEIGHTS), store)
+    lines = """\
+if "X-Check" in headers:
+    return answer.error(HTTPStatus.INTERNAL_SERVER_ERROR, "odd")
+"""
+    spoil(deployment, lines, "1.0")
+    deployment.start()
+    done = classifier(*deployment.options, "promote", "2.0", "--probes=5", "--watch=0")
+    assert done.returncode == 0, done.stderr
+    back = classifier(*deployment.options, "rollback")
+    assert back.returncode == 0, back.stderr
+    assert "1.0 failed 200 times in 200 probes" in back.stdout
+    assert default(deployment) == "1.0"
 
 
 @pytest.mark.parametrize(("step", "left"), STEPS.items(), ids=STEPS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -113,3 +115,13 @@ def test_stopping_answers_all_that_was_asked(deployment: Deployment) -> None:
         stopping.join()
     assert deployment.server.process() is None
     assert classifier(*deployment.options, "status").returncode == 1
+
+
+def test_a_stop_that_is_killed_leaves_the_server_ready(deployment: Deployment) -> None:
+    deployment.start()
+    command = [sys.executable, "-m", "classifier", *deployment.options, "stop", "--grace=300"]
+    with subprocess.Popen(command) as stopping:
+        wait_for(lambda: ask(deployment)[0] == 503)
+        stopping.kill()
+    wait_for(lambda: ask(deployment)[0] == 200)
+    deployment.server.check()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
-from classifier import Client, archive, config, pictures, process, releases, shadow
+from classifier import Client, archive, config, pictures, process, shadow
 from handler.metrics import PERIOD
 
 from .images import SAMPLE, crops
@@ -248,7 +248,7 @@ def test_an_error_leaves_nothing_of_it(stored: Deployment, photos: Path) -> None
 def test_what_was_released_meanwhile_stays(stored: Deployment, photos: Path) -> None:
     def released_meanwhile() -> Iterator[pictures.Source]:
         yield from pictures.find([str(photos)])
-        releases.write(stored.place.releases, "cifar10", "1.0", ["1.0", "2.0"])
+        stored.release("1.0", ["1.0", "2.0"])
 
     stored.start()
     shadow.Shadow(stored.server, "cifar10", "2.0", released_meanwhile()).run()

@@ -1,0 +1,86 @@
+"""The files that say what is released, and what was."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from classifier import history, releases
+from classifier.server import Place, Server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXT = '# why\n[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\nworkers = 2  # of two cores\n'
+
+
+def test_another_default_leaves_all_else(tmp_path: Path) -> None:
+    path = tmp_path / "releases.toml"
+    path.write_text(TEXT)
+    releases.make_default(path, "cifar10", "2.0")
+    expected = TEXT.replace('default = "1.0"', 'default = "2.0"')
+    assert path.read_text() == expected.replace('["1.0"]', '["1.0", "2.0"]')
+    releases.make_default(path, "cifar10", "1.0")
+    (release,) = releases.read(path)
+    assert (release.default, release.versions) == ("1.0", ("1.0", "2.0"))
+
+
+def test_a_model_that_was_not_served_gets_its_table(tmp_path: Path) -> None:
+    path = tmp_path / "releases.toml"
+    path.write_text(TEXT)
+    releases.make_default(path, "pets", "1.0")
+    assert path.read_text().startswith(TEXT)
+    _, pets = releases.read(path)
+    assert (pets.model, pets.default, pets.versions) == ("pets", "1.0", ("1.0",))
+
+
+def test_a_link_stays_one_and_so_does_who_may_read(tmp_path: Path) -> None:
+    there, link = tmp_path / "there" / "releases.toml", tmp_path / "releases.toml"
+    there.parent.mkdir()
+    there.write_text("old")
+    there.chmod(0o640)
+    link.symlink_to(there)
+    releases.replace(link, "new")
+    assert link.is_symlink()
+    assert there.read_text() == "new"
+    assert there.stat().st_mode & 0o777 == 0o640
+
+
+def test_what_fails_to_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "history.jsonl"
+    history.append(path, history.Entry("promote", "cifar10", "1.0", "2.0"))
+    before = path.read_text()
+
+    def full(_: int) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        history.append(path, history.Entry("rollback", "cifar10", "2.0", "1.0"))
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_history_grows_by_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    entries = [
+        history.Entry("promote", "cifar10", "1.0", "2.0", figures={"sha256": "a"}),
+        history.Entry("rollback", "cifar10", "2.0", "1.0", figures={"sha256": "b"}),
+        history.Entry("promote", "cifar10", "1.0", "2.0", figures={"sha256": "c"}),
+    ]
+    for entry in entries:
+        history.append(path, entry)
+    path.write_text(path.read_text().removesuffix("\n"))  # as some editors leave it
+    assert history.read(path) == entries
+    assert history.sha256(entries, "cifar10", "2.0") == "c"
+    assert history.sha256(entries, "cifar10", "3.0") is None
+
+
+def test_nothing_is_noted_of_a_server_that_was_stopped(tmp_path: Path) -> None:
+    server = Server(Place(run=tmp_path))
+    server.note_archive("cifar10", "2.0", "of it")
+    assert not server.place.state.exists()

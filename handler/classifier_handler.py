@@ -74,9 +74,8 @@ class ClassifierHandler:
         inferred = perf_counter()
         answers = self.postprocess(inputs, rows)
         labels = self._labels(inputs, rows, headers)
-        self.metrics.observe(
-            decoded - begin, inferred - decoded, len(data) / self.most, list(labels)
-        )
+        images, fill = sum(map(len, rows)), len(data) / self.most
+        self.metrics.observe(decoded - begin, inferred - decoded, images, fill, list(labels))
         if self.keeper is not None:
             for image in _files(data, inputs, rows, headers):
                 self.keeper.offer(image)

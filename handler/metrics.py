@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 PERIOD = 1.0  # seconds
 HISTOGRAMS = ("DecodeTime", "InferTime", "BatchFill")
-"""Of each batch: ms to decode all its images, ms to classify them, and the part of batchSize that
-it filled, in (0, 1]. TorchServe's buckets, from 0.005 to 10, fit all three."""
+"""Of each batch: ms to decode and ms to classify, by image on average, and the part of batchSize
+that it filled, in (0, 1]. TorchServe's buckets, from 0.005 to 10, fit all three."""
 ANSWERS = "Answers"
 """A counter by label: the likeliest one of each image, or REFUSED."""
 REFUSED = "refused"
+_PLAIN = str.maketrans(",:|#", "    ")
+"""What TorchServe takes for the end of a label in the line by which it is told."""
 
 
 class Metrics:
@@ -43,18 +45,22 @@ class Metrics:
             threading.Thread(target=self._tell_for_ever, name="metrics", daemon=True).start()
         self._is_told = known is not None
 
-    def observe(self, decode: float, infer: float, fill: float, labels: Sequence[str]) -> None:
+    def observe(
+        self, decode: float, infer: float, images: int, fill: float, labels: Sequence[str]
+    ) -> None:
         """Note a batch.
 
         Args:
             decode: seconds to decode all its images.
             infer: seconds to classify them.
+            images: how many there are.
             fill: the part of the largest batch that it filled, in (0, 1].
-            labels: the likeliest one of each image, or REFUSED.
+            labels: the likeliest one of each image that counts, or REFUSED.
         """
         if self._is_told:
+            each = 1e3 / max(1, images)
             with self._lock:
-                self._observations.append((decode * 1e3, infer * 1e3, fill))
+                self._observations.append((decode * each, infer * each, fill))
                 self._answers.update(labels)
 
     def tell(self) -> None:
@@ -66,7 +72,7 @@ class Metrics:
             for histogram, value in zip(self._histograms, values, strict=True):
                 histogram.add_or_update(round(value, 4), self._dimensions)
         for label, count in answers.items():
-            self._counter.add_or_update(count, [*self._dimensions, label])
+            self._counter.add_or_update(count, [*self._dimensions, label.translate(_PLAIN)])
 
     def _tell_for_ever(self) -> None:
         while True:

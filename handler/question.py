@@ -10,6 +10,7 @@ Of several images each is by itself: what is wrong with one is said in its place
 from __future__ import annotations
 
 import binascii
+import time
 from base64 import b64decode
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -22,7 +23,7 @@ from model import ImageError, decode
 from model.image import SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
 
 MOST_IMAGES = 64
 """Images that one request may hold: so it can't make others wait for long."""
+MOST_SECONDS = 3.0
+"""How long the images of one request may take to decode; 64 photos of 2 megapixels take 0.3 s.
+
+A file of some kilobytes may hold 50 megapixels of one colour, which take a second.
+"""
 
 
 class Question(Protocol):
@@ -144,7 +150,7 @@ def read(parts: Mapping[str, Any], model: str, version: str) -> Question:
     if isinstance(value, (bytes, bytearray)):
         return File([_decode(bytes(value))])
     if isinstance(value, dict) and isinstance(value.get("instances"), list):
-        return Instances([_instance(item) for item in _some(value["instances"], "instances")])
+        return Instances(_each(_instance, value["instances"], "instances"))
     if isinstance(value, dict) and isinstance(value.get("inputs"), list):
         identity = value.get("id")
         images = _tensor_images(value["inputs"])
@@ -163,10 +169,13 @@ def _decode(data: bytes) -> Image:
         return error
 
 
-def _some(items: list[Any], where: str) -> list[Any]:
+def _each(decode: Callable[[Any], Image], items: list[Any], where: str) -> list[Image]:
+    """Decode images one by one, until that takes too long; what is left then is refused."""
     if not 0 < len(items) <= MOST_IMAGES:
         raise ImageError(f'"{where}" holds {len(items)} images: send 1 to {MOST_IMAGES}')
-    return items
+    end = time.monotonic() + MOST_SECONDS
+    late = ImageError(f"the images before it took {MOST_SECONDS:g} s to decode: send fewer at once")
+    return [decode(item) if time.monotonic() < end else late for item in items]
 
 
 def _instance(item: Any) -> Image:
@@ -180,8 +189,8 @@ def _instance(item: Any) -> Image:
 
 def _base64(text: Any) -> Image:
     try:
-        return _decode(b64decode(text, validate=True))
-    except (binascii.Error, TypeError, ValueError):
+        return _decode(b64decode("".join(text.split()), validate=True))  # some encoders break lines
+    except (binascii.Error, AttributeError, ValueError):
         return ImageError("this is no base64: encode the bytes of an image file")
 
 
@@ -195,9 +204,9 @@ def _tensor_images(inputs: list[Any]) -> list[Image]:
         raise ImageError('"inputs" must hold one tensor')
     datatype, shape, data = (inputs[0].get(key) for key in ("datatype", "shape", "data"))
     if datatype == "BYTES" and isinstance(data, list):
-        return [_base64(item) for item in _some(data, "data")]
+        return _each(_base64, data, "data")
     if datatype == "UINT8" and isinstance(data, list):
-        return list(_pixels(shape, data))
+        return _each(lambda image: image, list(_pixels(shape, data)), "data")
     raise ImageError(
         'the input must have "datatype" "BYTES", and image files in base64 as "data"; or "UINT8", '
         f'and pixels of "shape" [N, {SIZE[1]}, {SIZE[0]}, 3]'
@@ -207,14 +216,13 @@ def _tensor_images(inputs: list[Any]) -> list[Image]:
 def _pixels(shape: Any, data: list[Any]) -> NDArray[np.uint8]:
     expected = f"[N, {SIZE[1]}, {SIZE[0]}, 3]"
     try:
-        wide = np.array(data, np.int64).reshape(shape)
+        wide = np.array(data).reshape(shape)
     except (TypeError, ValueError, OverflowError):
         raise ImageError(f'"data" does not fit "shape", which must be {expected}') from None
     if wide.ndim != 4 or wide.shape[1:] != (SIZE[1], SIZE[0], 3):
         raise ImageError(f'"shape" is {list(wide.shape)}, and must be {expected}')
-    _some(list(wide), "data")
-    if wide.min() < 0 or wide.max() > 255:
-        raise ImageError('"data" must lie in 0 to 255')
+    if wide.dtype.kind not in "iu" or (wide.size and (wide.min() < 0 or wide.max() > 255)):
+        raise ImageError('"data" must be whole numbers in 0 to 255')
     return wide.astype(np.uint8)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,7 +125,7 @@ def read_labels(path: Path) -> list[str]:
     """Read labels, in the order of the net's outputs, from TorchServe's index_to_name.json.
 
     Raises:
-        LabelsError: it is no JSON object of a name for each of "0", "1", …
+        LabelsError: it is no JSON object of another name for each of "0", "1", …
     """
     try:
         names = json.loads(path.read_text())
@@ -133,4 +134,11 @@ def read_labels(path: Path) -> list[str]:
         raise LabelsError(f"{path.name} can't be read as labels: {error!r}") from None
     if not labels or not all(isinstance(label, str) for label in labels):
         raise LabelsError(f"{path.name} must hold a name for each index, and nothing else")
+    twice = sorted(label for label, count in Counter(labels).items() if count > 1)
+    if twice:  # answers name probabilities by their labels: one would hide the other
+        raise LabelsError(f"{path.name} has {twice[0]!r} more than once: tell the classes apart")
+    try:
+        "".join(labels).encode()
+    except UnicodeEncodeError as error:
+        raise LabelsError(f"{path.name} holds what is no text: {error}") from None
     return labels

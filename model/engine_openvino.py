@@ -65,7 +65,7 @@ class OpenVinoEngine:
         if not hasattr(self.local, "request"):
             self.local.request = self.compiled.create_infer_request()
         run = functools.partial(self.local.request.infer, share_inputs=True)
-        results = [run([part])[0] for part in parts(pixels)]
+        results = [run(part)[0] for part in parts(pixels)]
         return np.concatenate([self.none, *results])
 
     def describe(self) -> dict[str, Any]:

@@ -27,7 +27,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
 """Images with more pixels (width × height) are refused before decoding."""
 REDUCED = (codecs.SMALL // 2, codecs.SMALL // 2)
-"""Large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, but not below this width and height."""
+"""Large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, but not below this width and height.
+
+Nor are large images with transparency made smaller than that before they are blended."""
 
 _8_BITS = np.round(np.arange(65536) / 257).astype(np.uint8)
 """What becomes of each 16-bit value: a table, for floats would take eight times the memory."""
@@ -54,7 +56,8 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 
     EXIF orientation is honoured; of an animation the first frame counts; transparent pixels
     are blended with white; 16-bit gray is scaled to 8 bits. Of a large JPEG only the coarser
-    frequencies are decoded, which changes pixels by up to 4 of 255 and takes a quarter of the time.
+    frequencies are decoded, which changes pixels by up to 4 of 255 and takes a quarter of the time;
+    a large image with transparency is averaged first, which changes them by no more.
 
     Args:
         data: the bytes of a JPEG, PNG, WebP, GIF, BMP or TIFF file.
@@ -69,7 +72,8 @@ def decode(data: bytes) -> NDArray[np.uint8]:
         raise ImageError(f"the request holds no image: {_WANTED}")
     pixels = codecs.decode(data, MAX_PIXELS)
     if pixels is not None:
-        return pixels if pixels.shape[:2] == SIZE else resize(Image.fromarray(pixels))
+        whole = pixels.shape[:2] == SIZE
+        return pixels if whole else np.asarray(Image.fromarray(pixels).resize(SIZE))
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
@@ -101,18 +105,28 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a PIL image of any mode to RGB; transparency is blended with white.
 
     Raises:
-        ImageError: pixels whose scale is unknown (32-bit integers beyond 16 bits, floats).
+        ImageError: pixels whose scale is unknown (32-bit integers and floats).
     """
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
-    if image.mode.startswith("I"):
+    if image.mode.startswith("I;16"):
         return _from_16_bit(image).convert("RGB")
-    if image.mode == "F":
-        raise ImageError("pixels of 32-bit floats have no known scale: send 8 or 16 bits a channel")
+    if image.mode in ("I", "F"):
+        raise ImageError("pixels of 32 bits have no known scale: send 8 or 16 bits a channel")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return _on_white(image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Blend with white; first a large image is made smaller, which saves half of time and memory.
+
+    That is no other picture: both are sums of pixels, weighted by how opaque they are.
+    """
+    factor = max(1, min(image.size) // REDUCED[0])
+    smaller = (image.width // factor, image.height // factor)
+    image = image.resize(smaller, Image.Resampling.BOX, reducing_gap=3)
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -132,8 +146,9 @@ def _upright(image: Image.Image) -> Image.Image:
 def _from_16_bit(image: Image.Image) -> Image.Image:
     """Scale gray pixels in [0, 65535] to 8 bits (Pillow's own conversion would clip them)."""
     pixels = np.asarray(image)
-    if pixels.min() < 0 or pixels.max() > 65535:
-        raise ImageError("gray pixels beyond 16 bits have no known scale: send 8 or 16 bits")
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):  # the value that stands for it
+        pixels = np.where(pixels == transparent, 65535, pixels)
     return Image.fromarray(_8_BITS[pixels])
 
 

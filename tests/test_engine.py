@@ -91,13 +91,13 @@ def test_batches_of_all_sizes_are_run_in_few(monkeypatch: pytest.MonkeyPatch) ->
     request, run = engine.compiled.create_infer_request(), []
 
     class Recorder:
-        def infer(self, inputs: list[NDArray[np.uint8]], **options: bool) -> Any:
-            run.append(len(inputs[0]))
+        def infer(self, inputs: NDArray[np.uint8], **options: bool) -> Any:
+            run.append(len(inputs))
             return request.infer(inputs, **options)
 
     monkeypatch.setattr(engine.local, "request", Recorder(), raising=False)
     pixels = np.stack([model.decode(image) for image in crops(131)])
-    whole = request.infer([pixels])[0]
+    whole = request.infer(pixels)[0]
     for count in (0, 1, 16, 17, 63, 131):
         found = engine.probabilities(pixels[:count])
         assert found.shape == (count, 10)

@@ -62,6 +62,28 @@ def test_blends_the_transparent_colour_of_rgb() -> None:
     assert (decode(encode(black, "PNG", transparency=(0, 0, 0))) == 255).all()
 
 
+def test_blends_the_transparent_value_of_16_bit_gray() -> None:
+    gray = Image.fromarray(np.full((40, 40), 4660, np.uint16))
+    assert (decode(encode(gray, "PNG", transparency=4660)) == 255).all()
+    assert (decode(encode(gray, "PNG", transparency=4661)) == 18).all()
+
+
+def test_blends_a_large_image_as_if_it_were_not_made_smaller_first() -> None:
+    photo = sample().resize((1501, 1103))
+    opacity = Image.linear_gradient("L").resize(photo.size)
+    photo.putalpha(opacity)
+    white = Image.new("RGBA", photo.size, "white")
+    blended = expected(Image.alpha_composite(white, photo).convert("RGB"))
+    assert np.abs(decode(encode(photo)).astype(int) - blended).max() <= 4
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_refuses_pixels_of_32_bits(kind: type) -> None:
+    image = Image.fromarray(np.full((40, 40), 200, kind))
+    with pytest.raises(ImageError, match="32 bits have no known scale"):
+        decode(encode(image, "TIFF"))
+
+
 def test_takes_the_picture_of_a_phone_with_more_than_one() -> None:
     data = encode(sample(), "MPO", save_all=True, append_images=[Image.new("RGB", (9, 9))])
     assert np.abs(decode(data).astype(int) - expected(sample())).mean() < 3

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 import model
 from model import WeightsError
+from model.classifier import LabelsError, read_labels
 from model.net import Net
 
 from . import reference
@@ -64,6 +65,19 @@ def test_the_net_drops_out_at_the_rates_of_the_design() -> None:
 
 def test_labels_are_in_order() -> None:
     assert model.load("model").labels == reference.LABELS
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["crane", "dog", "crane"], "'crane' more than once"), (["\ud800", "b"], "no text")],
+)
+def test_refuses_labels_that_no_answer_can_hold(
+    tmp_path: Path, names: list[str], message: str
+) -> None:
+    path = tmp_path / "index_to_name.json"
+    path.write_text(json.dumps({str(i): name for i, name in enumerate(names)}))
+    with pytest.raises(LabelsError, match=message):
+        read_labels(path)
 
 
 def assert_agrees_on(images: list[bytes]) -> None:

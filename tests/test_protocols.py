@@ -100,6 +100,27 @@ def test_one_bad_image_of_several_is_told_in_its_place(server: Deployment) -> No
     assert rows(v2)[0].sum() == 0
 
 
+def test_base64_may_be_broken_into_lines(server: Deployment) -> None:
+    broken = base64.encodebytes(SAMPLE.read_bytes()).decode()
+    (prediction,) = post(server, PATHS["v1"], {"instances": [{"b64": broken}]}).json()[
+        "predictions"
+    ]
+    assert prediction["label"] == "cat"
+
+
+def test_files_that_take_long_to_decode_leave_the_rest_undecoded(server: Deployment) -> None:
+    """Some kilobytes may hold 49 megapixels: 64 such files would hold a worker for a minute."""
+    palette = Image.new("P", (7000, 7000))
+    palette.putpalette([1, 2, 3])
+    bomb = b64(encode(palette, transparency=1))
+    (pid,) = [w.pid for w in server.server.management.workers("cifar10", "1.0")]
+    answer = post(server, PATHS["v1"], {"instances": [{"b64": bomb}] * 64})
+    first, *_, last = answer.json()["predictions"]
+    assert "label" in first
+    assert "the images before it took 3 s to decode" in last["error"]
+    assert [w.pid for w in server.server.management.workers("cifar10", "1.0")] == [pid]
+
+
 def test_all_forms_share_batches(server: Deployment) -> None:
     image = SAMPLE.read_bytes()
     instances = {"instances": [{"b64": b64(image)}] * 3}
@@ -148,7 +169,11 @@ GOOD = b64(encode(Image.new("RGB", (8, 8))))
         ),
         (
             {"inputs": [{"datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [256] * 3072}]},
-            "must lie in 0 to 255",
+            "must be whole numbers in 0 to 255",
+        ),
+        (
+            {"inputs": [{"datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [0.7] * 3072}]},
+            "must be whole numbers in 0 to 255",
         ),
         (
             {"inputs": [{"datatype": "UINT8", "shape": "x", "data": [10**30]}]},

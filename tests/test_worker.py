@@ -153,8 +153,8 @@ def test_tells_what_was_observed_once(
 ) -> None:
     monkeypatch.setattr("handler.metrics.PERIOD", 3600)
     metrics = Metrics(cache, "cifar10", "1.0")
-    metrics.observe(0.001, 0.002, 0.25, ["cat", "cat", REFUSED])
-    metrics.observe(0.003, 0.004, 1.0, ["cat"])
+    metrics.observe(0.004, 0.002, 4, 0.25, ["cat", "cat", REFUSED])
+    metrics.observe(0.003, 0.004, 1, 1.0, ["cat", "cat, black: a|b"])
     lines = printed(metrics)
     assert not printed(metrics)
     for expected in (
@@ -163,14 +163,15 @@ def test_tells_what_was_observed_once(
         "BatchFill.ratio:0.25|#ModelName:cifar10,ModelVersion:1.0|#type:HISTOGRAM",
         "Answers.Count:3|#ModelName:cifar10,ModelVersion:1.0,Label:cat|#type:COUNTER",
         "Answers.Count:1|#ModelName:cifar10,ModelVersion:1.0,Label:refused|#type:COUNTER",
+        "Answers.Count:1|#ModelName:cifar10,ModelVersion:1.0,Label:cat  black  a b|#type:COUNTER",
     ):
         assert sum(f"[METRICS]{expected}" in line for line in lines) == 1, (expected, lines)
-    assert len(lines) == 8
+    assert len(lines) == 9
 
 
 def test_tells_nothing_where_torchserve_knows_none_of_it(tmp_path: Path) -> None:
     (tmp_path / "metrics.yaml").write_text("model_metrics: {counter: []}\n")
     cache = MetricsCacheYamlImpl(str(tmp_path / "metrics.yaml"))
     metrics = Metrics(cache, "cifar10", "1.0")
-    metrics.observe(0.001, 0.002, 0.25, ["cat"])
+    metrics.observe(0.001, 0.002, 1, 0.25, ["cat"])
     assert not printed(metrics)

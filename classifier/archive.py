@@ -103,6 +103,13 @@ def build(model: str, version: str, weights: Path, target: Path, project: Path =
     return path
 
 
+def refresh(target: Path) -> Path | None:
+    """Build the released weights' archive where it is missing or outdated; return it if so."""
+    if is_outdated(target / store.file_name(MODEL, VERSION)):
+        return build(MODEL, VERSION, Path(WEIGHTS), target)
+    return None
+
+
 def default_weights(model: str) -> Path:
     """Return the released weights, or those that `make train NAME=model` made."""
     return Path(WEIGHTS if model == MODEL else f"run/train/{model}/weights.safetensors")

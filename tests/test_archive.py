@@ -174,6 +174,15 @@ def test_is_outdated_when_the_code_changed(store: Path, project: Path) -> None:
     assert archive.is_outdated(store / "absent.mar", project)
 
 
+def test_is_built_where_it_is_missing_and_not_again(tmp_path: Path) -> None:
+    built = archive.refresh(tmp_path)
+    assert built == tmp_path / "cifar10-1.0.mar"
+    assert built.is_file()
+    assert archive.refresh(tmp_path) is None
+    built.unlink()
+    assert archive.refresh(tmp_path) == built
+
+
 def test_is_outdated_when_other_weights_were_released(store: Path, project: Path) -> None:
     lock = project / "model" / "weights.lock"
     lock.write_text(json.dumps({**json.loads(lock.read_text()), "more": 1}))

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from classifier import Client, bundle, releases, store
+from classifier import archive as archives
 from classifier.errors import ClassifierError, PredictionError
 
 from .arrivals import ARRIVALS, arrive, encode
@@ -129,6 +130,8 @@ def evaluate(
         client = Client(server, model)
         measure = partial(ask, client, version or None, dataset.labels)
     else:
+        if (model, version) == (archives.MODEL, archives.VERSION):
+            archives.refresh(Path("model_store"))
         archive = store.find(Path("model_store"), f"{model}:{version}")
         where, classifier = str(archive), bundle.load(archive, engine)
         if classifier.labels != dataset.labels:

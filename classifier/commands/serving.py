@@ -21,7 +21,6 @@ from ..store import file_name
 from ..tokens import Kind
 from . import AsJson  # noqa: TC001, for typer reads it from the annotations
 
-RELEASED = (archives.MODEL, archives.VERSION)
 SAMPLE = Path("samples/cat.jpg")
 
 
@@ -66,14 +65,13 @@ def serve(
     with server.lock():
         if server.process() is not None:
             server.check()
-            if _is_outdated(server):
+            if _serves_released(server) and archives.is_outdated(_released(server)):
                 raise ServerError(
                     "the server runs older code or weights: `make stop` and `make serve`"
                 )
             typer.echo("TorchServe is up already.")
         else:
-            if _is_outdated(server):
-                built = archives.build(*RELEASED, Path(archives.WEIGHTS), server.place.model_store)
+            if _serves_released(server) and (built := archives.refresh(server.place.model_store)):
                 typer.echo(f"Built {built}")
             typer.echo("Starting TorchServe …")
             server.start()
@@ -163,11 +161,15 @@ def token(
     typer.echo(current())
 
 
-def _is_outdated(server: Server) -> bool:
-    """Tell whether the released weights are to be served, and their archive isn't up to date."""
-    model, version = RELEASED
-    served = any(r.model == model and version in r.versions for r in server.releases)
-    return served and archives.is_outdated(server.place.model_store / file_name(model, version))
+def _serves_released(server: Server) -> bool:
+    """Tell whether the released weights are to be served."""
+    return any(
+        r.model == archives.MODEL and archives.VERSION in r.versions for r in server.releases
+    )
+
+
+def _released(server: Server) -> Path:
+    return server.place.model_store / file_name(archives.MODEL, archives.VERSION)
 
 
 def _show_served(server: Server) -> None:

@@ -191,12 +191,20 @@ def main() -> None:
     _watch(server)
 
 
-def _endpoint(server: Server) -> ThreadingHTTPServer:
+class _Endpoint(ThreadingHTTPServer):
+    """Listens at readiness_address."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log a connection that broke; by default it is printed, and nothing rotates CONSOLE."""
+        log.info("a connection broke: %r", sys.exception())
+
+
+def _endpoint(server: Server) -> _Endpoint:
     """Listen at readiness_address."""
     address = urlsplit(config.listening(server.properties, "readiness"))
     told = {"readiness": Readiness(server), "watched": server}
     where = (address.hostname or "127.0.0.1", address.port or 80)
-    return ThreadingHTTPServer(where, type("Handler", (_Handler,), told))
+    return _Endpoint(where, type("Handler", (_Handler,), told))
 
 
 def _watch(server: Server) -> None:

@@ -49,7 +49,9 @@ STOP_DEADLINE = 30.0  # seconds until what still runs is killed
 POLL = 0.2  # seconds
 LONGEST_TEMPORARY_ROOT = 107 - len("/torchserve-12345678/.ts.sock.12345")
 CONSOLE = "console.log"
-"""What TorchServe and Java print: little, but all of it where they fail early."""
+"""What TorchServe and Java print before there is a log: no more, for nothing rotates it."""
+CONSOLE_LEVEL = "CLASSIFIER_CONSOLE"
+"""The environment variable that tells deploy/log4j2.xml from which level on to print, too."""
 MONITOR_DEADLINE = 30.0  # seconds until the monitor must have found the server ready
 
 
@@ -389,6 +391,7 @@ class Server:
         environment = _environment(java_home, temporary, self.place.logs)
         environment |= config.threads(self.releases, self.place.model_config)
         environment |= config.keeping(self.releases, self.place.traffic)
+        environment[CONSOLE_LEVEL] = "info" if to_stdout else "off"
         console = None if to_stdout else (self.place.logs / CONSOLE).open("w")
         with console or contextlib.nullcontext():
             subprocess.run(

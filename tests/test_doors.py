@@ -11,7 +11,8 @@ import psutil
 import pytest
 import requests
 
-from classifier import config, store
+from classifier import config, log, store
+from classifier.server import CONSOLE
 from classifier.tokens import Kind
 
 from .deployment import PORTS
@@ -19,7 +20,16 @@ from .deployment import PORTS
 if TYPE_CHECKING:
     from .deployment import Deployment
 
-URLS = ("file://{store}/x.mar", "http://127.0.0.1:9/x.mar", "../x.mar", "x/../../x.mar")
+URLS = (
+    "file://{store}/x.mar",
+    "http://127.0.0.1:9/x.mar",
+    "../x.mar",
+    "x/../../x.mar",
+)
+LOG_SIZE, LOG_FILES = 20_480, 6
+LONGEST = 8_192
+"""Bytes of one entry of the log, with a stack trace, by which a file may pass its limit."""
+FORMS = 300
 
 
 @pytest.fixture
@@ -82,3 +92,26 @@ def test_everything_listens_on_loopback(deployment: Deployment, path: str) -> No
     assert all(ip in ("127.0.0.1", "::ffff:127.0.0.1") for ip, _ in listening), listening
     readiness = config.listening(deployment.server.properties, "readiness")
     assert readiness.startswith("http://127.0.0.1:")
+
+
+def test_nonsense_does_not_fill_the_disk(deployment: Deployment, tmp_path: Path) -> None:
+    """Forms that can't be parsed: TorchServe logs a stack trace for each, as an error."""
+    text, small = Path("deploy/log4j2.xml").read_text(), tmp_path / "log4j2.xml"
+    assert 'size="10 MB"' in text
+    small.write_text(text.replace('size="10 MB"', f'size="{LOG_SIZE}"'))
+    configuration = deployment.place.config.read_text()
+    assert "deploy/log4j2.xml" in configuration
+    deployment.place.config.write_text(configuration.replace("deploy/log4j2.xml", str(small)))
+    deployment.start()
+    logs = deployment.place.logs
+    printed = (logs / CONSOLE).read_text()
+    url = f"{deployment.inference}/predictions/cifar10"
+    broken = {"Content-Type": "multipart/form-data; boundary="}
+    with requests.Session() as session:
+        for _ in range(FORMS):
+            assert session.post(url, b"x", headers=broken, timeout=60).status_code == 500
+    sizes = {path.name: path.stat().st_size for path in logs.glob("torchserve*.log")}
+    assert len(sizes) == LOG_FILES, sizes
+    assert all(size <= LOG_SIZE + LONGEST for size in sizes.values()), sizes
+    assert "Exception" in (logs / log.FILE).read_text(), "nonsense is logged"
+    assert (logs / CONSOLE).read_text() == printed

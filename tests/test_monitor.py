@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
+import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -82,6 +84,18 @@ def test_ready_follows_what_is_served(deployment: Deployment) -> None:
     wait_for(lambda: ask(deployment)[1]["reasons"] == ["TorchServe does not run"])
     said = classifier(*deployment.options, "ready")
     assert (said.returncode, said.stdout) == (1, "not ready: TorchServe does not run\n")
+
+
+def test_a_connection_that_breaks_is_told_in_the_log(deployment: Deployment) -> None:
+    """And not on the console, which is a file without end."""
+    deployment.start()
+    where = ("127.0.0.1", deployment.ports["readiness_address"])
+    with socket.create_connection(where) as connection:
+        connection.sendall(b"GET /re")
+        at_once = struct.pack("ii", 1, 0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)  # close by a reset
+    wait_for(lambda: "a connection broke: ConnectionResetError" in monitor_log(deployment))
+    assert (deployment.place.logs / monitor.CONSOLE).read_text() == ""
 
 
 def test_metrics_are_passed_on(deployment: Deployment) -> None:

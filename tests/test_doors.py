@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 URLS = (
     "file://{store}/x.mar",
+    "{store}/x.mar",
     "http://127.0.0.1:9/x.mar",
+    "https://127.0.0.1:9/x.mar",
     "../x.mar",
+    "../intruder",
     "x/../../x.mar",
 )
 LOG_SIZE, LOG_FILES = 20_480, 6

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from .deployment import Deployment
 
 
+def bearer(token: str) -> dict[str, str]:
+    """Return the header that bears a token."""
+    return {"Authorization": f"Bearer {token}"}
+
+
 @pytest.fixture
 def production(deployment: Deployment) -> Deployment:
     """A server of deploy/config.properties."""
@@ -46,12 +51,12 @@ def test_tokens_are_wanted_given_and_renewed(
         assert first is not None
         before = first()
         assert client.predict(SAMPLE).label == "cat"
-        end = time.monotonic() + 60
-        while production.predict(
-            SAMPLE.read_bytes(), headers={"Authorization": f"Bearer {before}"}
-        ).ok:
+        image, end = SAMPLE.read_bytes(), time.monotonic() + 60
+        while (answer := production.predict(image, headers=bearer(before))).ok:
             assert time.monotonic() < end, "a token of 3 seconds"
             time.sleep(0.1)
+        assert answer.status_code == 400
+        assert "expired" in answer.text
         assert client.predict(SAMPLE).label == "cat", "with a new token"
     server.check()
 
@@ -64,14 +69,16 @@ def test_tokens_that_are_not_there_yet_are_no_failure_of_a_start(production: Dep
 
 def test_the_command_prints_a_token_that_others_can_use(production: Deployment) -> None:
     production.start()
-    for kind, url in (
-        ("inference", f"{production.inference}/ping"),
-        ("management", f"{production.management}/models"),
-    ):
-        token = classifier(*production.options, "token", kind).stdout.strip()
-        bearer = {"Authorization": f"Bearer {token}"}
-        assert requests.get(url, headers=bearer, timeout=60).ok
+    urls = {
+        "inference": f"{production.inference}/ping",
+        "management": f"{production.management}/models",
+    }
+    printed = {kind: classifier(*production.options, "token", kind).stdout.strip() for kind in urls}
+    for kind, url in urls.items():
         assert requests.get(url, timeout=60).status_code == 400
+        for token in (*printed.values(), "nonsense", printed[kind][:-1]):
+            answer = requests.get(url, headers=bearer(token), timeout=60)
+            assert answer.status_code == (200 if token == printed[kind] else 400), answer.text
     token = classifier(*production.options, "token").stdout.strip()
     ask = [*production.options, "predict", f"--server={production.inference}", str(SAMPLE)]
     assert classifier(*ask, f"--token={token}").stdout.startswith("cat")

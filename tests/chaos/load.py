@@ -99,10 +99,10 @@ def right_labels(archive: Path, files: list[bytes]) -> list[set[str]]:
     return [likeliest(classifier.predict(data).probabilities) for data in files]
 
 
-def likeliest(probabilities: dict[str, float]) -> set[str]:
+def likeliest(probabilities: dict[str, float], close: float = CLOSE) -> set[str]:
     """Return the labels that are as likely as the likeliest one, or nearly so."""
     best = max(probabilities.values())
-    return {label for label, value in probabilities.items() if value >= best - CLOSE}
+    return {label for label, value in probabilities.items() if value >= best - close}
 
 
 def assert_all_right(load: Load, archive: Path) -> None:

@@ -14,6 +14,7 @@ import sys
 import time
 import venv
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ import psutil
 import pytest
 import requests
 
-from classifier import java, store
+from classifier import archive as archives
+from classifier import config, java, rollout, server, store
 from classifier.errors import ServerError
 from classifier.process import ended
 
@@ -175,6 +177,63 @@ def test_the_last_logs_are_kept(deployment: Deployment) -> None:
     text = (deployment.place.logs / "torchserve.log").read_text()
     deployment.start()
     assert (deployment.place.run / "logs.last" / "torchserve.log").read_text() == text
+
+
+def test_a_snapshot_of_torchserve_never_wins(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TorchServe starts from the last one that it finds with its logs, unless it is told not to."""
+    archives.build("cifar10", "2.0", Path(archives.WEIGHTS), deployment.place.model_store)
+    deployment.start()
+    deployment.stop()
+    deployment.release("2.0", ["2.0"])
+    place, environment = deployment.place, server._environment
+    stale = config.generate(
+        deployment.server.properties,
+        deployment.server.releases,
+        place.model_store.resolve(),
+        place.model_config,
+    )
+    deployment.release("1.0", ["1.0"])
+
+    def planted(*arguments: Any) -> dict[str, str]:
+        (place.logs / "config").mkdir()
+        for name in ("20991231235959999-shutdown.cfg", "20991231235959999-startup.cfg"):
+            (place.logs / "config" / name).write_text(stale)
+        return environment(*arguments)
+
+    monkeypatch.setattr(server, "_environment", planted)  # at the last moment before TorchServe
+    deployment.start()
+    management = deployment.server.management
+    assert management.versions("cifar10") == {"1.0": 1}
+    assert management.default("cifar10") == "1.0"
+
+
+def test_a_stop_gives_up_waiting_for_a_worker_that_is_stuck(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle: list[bool] = []
+    wait = rollout.wait_until_idle
+
+    def told(*arguments: Any) -> bool:
+        idle.append(wait(*arguments))
+        return idle[-1]
+
+    monkeypatch.setattr(rollout, "wait_until_idle", told)
+    monkeypatch.setattr(server, "STOP_DEADLINE", 5.0)  # until what does not end is killed
+    deployment.start()
+    process = deployment.server.process()
+    assert process is not None
+    family = [process, *process.children(recursive=True)]
+    (worker,) = deployment.server.management.workers("cifar10", "1.0")
+    psutil.Process(worker.pid).suspend()
+    with ThreadPoolExecutor() as pool:
+        stuck = pool.submit(deployment.predict, SAMPLE.read_bytes())
+        assert deployment.server.stop(deadline=1)
+        assert isinstance(stuck.exception(), requests.ConnectionError), "it got no answer"
+    assert idle == [False], "what the worker had was given up"
+    assert worker.pid in {member.pid for member in family}
+    assert all(ended(member) for member in family)
 
 
 def test_an_archive_of_older_code_is_built_anew(deployment: Deployment) -> None:

@@ -13,7 +13,7 @@
 
 Many small pictures go together, as a body of KServe's protocol v1: a request costs the client more
 than such a picture costs the server. Where a request of several fails, each of its pictures is
-asked alone, so that none spoils another.
+asked alone, so that none spoils another; they share the time that is left.
 
 Asking again waits first, twice as long each time and by chance less, so that many clients do not
 come back at one moment; and it ends at the deadline. A prediction changes nothing in the server,
@@ -130,8 +130,8 @@ class Asker:
         """Return when what is asked now must be answered."""
         return time.monotonic() + self.deadline
 
-    def retries(self, count: int, end: float) -> dict[str, Any]:
-        """Return how tenacity shall ask for so many images again, until an end."""
+    def retries(self, count: int, until: float) -> dict[str, Any]:
+        """Return how tenacity shall ask for so many images again, until a time."""
 
         def passes(error: BaseException) -> bool:
             # One image may have failed a worker: several are asked alone, and not again together.
@@ -140,7 +140,7 @@ class Asker:
         return {
             "retry": tenacity.retry_if_exception(passes),
             "wait": tenacity.wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-            "stop": lambda state: time.monotonic() + state.upcoming_sleep >= end,
+            "stop": lambda state: time.monotonic() + state.upcoming_sleep >= until,
             "before_sleep": self._tell,
             "reraise": True,
         }
@@ -201,7 +201,7 @@ class Asker:
 
     def give_up(self, error: PassingError) -> UnavailableError:
         """Return what it means that a failure has not passed."""
-        return UnavailableError(f"{error} (asked again for {self.deadline:g} s)", error.status)
+        return UnavailableError(f"{error} (asked again within {self.deadline:g} s)", error.status)
 
 
 def _token(token: str | Callable[[], str]) -> str:
@@ -242,6 +242,17 @@ def merge(inputs: Iterable[Input], answers: Iterable[Found]) -> list[Found]:
     """Return what came of each input: of what was sent, the answers in their order."""
     rest = iter(answers)
     return [one if isinstance(one, InputError) else next(rest) for one in inputs]
+
+
+def alone(images: Sequence[bytes], end: float) -> Iterator[tuple[bytes, float]]:
+    """Yield images that are asked one after the other, and until when each is asked again.
+
+    That is its fair part of what is left, when its turn comes: one that never has an answer leaves
+    the others their time.
+    """
+    for left, image in zip(range(len(images), 0, -1), images, strict=True):
+        now = time.monotonic()
+        yield image, now + (end - now) / left
 
 
 def failed(count: int, error: PredictionError) -> list[Found] | None:

@@ -22,6 +22,7 @@ from .asker import (
     TIMEOUT,
     Asker,
     PassingError,
+    alone,
     failed,
     grouped,
     images_of,
@@ -97,7 +98,8 @@ class Client:
             UnavailableError: no answer came within the deadline.
         """
         if not isinstance(pictures, list | tuple):
-            return prediction_of(self._predict([to_bytes(pictures)], version)[0])
+            end = self._asker.end()
+            return prediction_of(self._predict([to_bytes(pictures)], version, end, end)[0])
         with contextlib.closing(self.predict_each(pictures, version)) as found:
             return list(map(prediction_of, found))
 
@@ -124,24 +126,33 @@ class Client:
                 yield from found
 
     def _ask_together(self, inputs: Sequence[Input], version: str | None) -> list[Found]:
-        images = images_of(inputs)
-        return merge(inputs, self._each(images, version) if images else [])
+        images, end = images_of(inputs), self._asker.end()
+        return merge(inputs, self._each(images, version, end, end) if images else [])
 
-    def _each(self, images: Sequence[bytes], version: str | None) -> list[Found]:
-        """Ask for images in one request; if it fails, for each alone."""
+    def _each(
+        self, images: Sequence[bytes], version: str | None, end: float, until: float
+    ) -> list[Found]:
+        """Ask for images in one request; if it fails, for each alone, by the same end."""
         try:
-            return self._predict(images, version)
+            return self._predict(images, version, end, until)
         except TokenError:
             raise
         except PredictionError as error:
             if (found := failed(len(images), error)) is not None:
                 return found
-        return [found for image in images for found in self._each([image], version)]
+        return [
+            found
+            for image, until in alone(images, end)
+            for found in self._each([image], version, end, until)
+        ]
 
-    def _predict(self, images: Sequence[bytes], version: str | None) -> list[Found]:
-        asker, end = self._asker, self._asker.end()
+    def _predict(
+        self, images: Sequence[bytes], version: str | None, end: float, until: float
+    ) -> list[Found]:
+        """Ask for images in one request: again until a time, and for an answer by the end."""
+        asker = self._asker
         try:
-            for attempt in tenacity.Retrying(**asker.retries(len(images), end)):
+            for attempt in tenacity.Retrying(**asker.retries(len(images), until)):
                 with attempt:
                     return self._ask(images, version, end)
         except PassingError as error:
@@ -199,7 +210,8 @@ class AsyncClient:
     ) -> Prediction | list[Prediction]:
         """Classify a picture, or each of a list, as `Client.predict` does."""
         if not isinstance(pictures, list | tuple):
-            return prediction_of((await self._predict([to_bytes(pictures)], version))[0])
+            end = self._asker.end()
+            return prediction_of((await self._predict([to_bytes(pictures)], version, end, end))[0])
         async with contextlib.aclosing(self.predict_each(pictures, version)) as found:
             return [prediction_of(one) async for one in found]
 
@@ -223,23 +235,31 @@ class AsyncClient:
             await asyncio.gather(*asked, return_exceptions=True)
 
     async def _ask_together(self, inputs: Sequence[Input], version: str | None) -> list[Found]:
-        images = images_of(inputs)
-        return merge(inputs, await self._each(images, version) if images else [])
+        images, end = images_of(inputs), self._asker.end()
+        return merge(inputs, await self._each(images, version, end, end) if images else [])
 
-    async def _each(self, images: Sequence[bytes], version: str | None) -> list[Found]:
+    async def _each(
+        self, images: Sequence[bytes], version: str | None, end: float, until: float
+    ) -> list[Found]:
         try:
-            return await self._predict(images, version)
+            return await self._predict(images, version, end, until)
         except TokenError:
             raise
         except PredictionError as error:
             if (found := failed(len(images), error)) is not None:
                 return found
-        return [found for image in images for found in await self._each([image], version)]
+        return [
+            found
+            for image, until in alone(images, end)
+            for found in await self._each([image], version, end, until)
+        ]
 
-    async def _predict(self, images: Sequence[bytes], version: str | None) -> list[Found]:
-        asker, end = self._asker, self._asker.end()
+    async def _predict(
+        self, images: Sequence[bytes], version: str | None, end: float, until: float
+    ) -> list[Found]:
+        asker = self._asker
         try:
-            async for attempt in tenacity.AsyncRetrying(**asker.retries(len(images), end)):
+            async for attempt in tenacity.AsyncRetrying(**asker.retries(len(images), until)):
                 with attempt:
                     return await self._ask(images, version, end)
         except PassingError as error:

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import threading
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -190,7 +191,7 @@ def test_asking_again_ends_at_the_deadline(
     scripted: Callable[[Script], Scripted], is_async: bool
 ) -> None:
     server = scripted([PASSING["queue full"]] * 1000)
-    with pytest.raises(UnavailableError, match=r"no worker to serve .* again for 0.5 s") as caught:
+    with pytest.raises(UnavailableError, match=r"no worker .* again within 0.5 s") as caught:
         ask(server.url, is_async, deadline=0.5)
     assert caught.value.status == 503
     assert 1 < server.asked < 1000
@@ -306,6 +307,27 @@ def test_a_picture_that_kills_its_worker_spoils_no_other(
     assert [isinstance(one, Prediction) for one in found] == [n != 20 for n in range(40)]
     assert isinstance(found[20], UnavailableError)
     assert sum(killer in body for body in server.bodies) == 1, "together it is asked once"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_pictures_that_are_asked_alone_share_the_deadline(
+    scripted: Callable[[Script], Scripted], monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    now = itertools.count(step=0.5)  # seconds that go by when somebody looks, or is asked
+    monkeypatch.setattr("classifier.asker.time", mock.Mock(monotonic=lambda: next(now)))
+
+    def dies(_: bytes) -> Answer:
+        next(now)
+        return error(500, "Worker died.")
+
+    server = scripted(dies)
+    pictures = [b"a", b"b", b"c", b"d"]
+    found = ask_each(server.url, pictures, is_async, deadline=30)
+    assert all(isinstance(one, UnavailableError) for one in found)
+    assert next(now) < 33
+    asked = Counter(server.bodies)
+    assert len(asked) == 5, "together, and each alone"
+    assert all(asked[picture] > 1 for picture in pictures)
 
 
 def test_a_list_ends_at_what_is_no_picture(scripted: Callable[[Script], Scripted]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path  # noqa: TC003, for typer reads it from the annotations
 from typing import Annotated
@@ -61,6 +62,9 @@ for command in (
 
 def main() -> None:
     """Run the command; expected failures become one line."""
+    # A file's name may be no text: it is shown as JSON and Python would write it.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except (ClassifierError, httpx.HTTPError, OSError) as error:

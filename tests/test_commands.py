@@ -7,6 +7,7 @@ import functools
 import http.server
 import io
 import json
+import os
 import re
 import shutil
 import threading
@@ -71,6 +72,43 @@ def test_predict_by_version_and_its_forms(shared_deployment: Deployment) -> None
     assert (row["label"], row["version"], row["error"]) == ("cat", "1.1", "")
     other = ask("--server", shared_deployment.inference, str(SAMPLE))
     assert other.stdout.startswith("cat")
+
+
+@pytest.fixture
+def latin(tmp_path: Path) -> Path:
+    """A folder of a picture whose name is no UTF-8, and one whose name is."""
+    folder = tmp_path / "latin"
+    folder.mkdir()
+    for name in (b"caf\xe9.jpg", "dé.jpg".encode()):
+        shutil.copy(SAMPLE, folder / os.fsdecode(name))
+    return folder
+
+
+@pytest.mark.parametrize("form", ["text", "json", "csv"])
+def test_names_that_are_no_text_are_shown(
+    shared_deployment: Deployment, latin: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    said = classifier(*shared_deployment.options, "predict", f"--format={form}", str(latin))
+    assert said.returncode == 0, said.stderr
+    assert "caf\\udce9.jpg" in said.stdout
+    assert "dé.jpg" in said.stdout
+    if form == "json":
+        first = json.loads(said.stdout.splitlines()[0])
+        assert os.fsencode(first["image"]).endswith(b"caf\xe9.jpg")
+
+
+def test_a_report_shows_names_that_are_no_text(
+    deployment: Deployment, latin: Path, trucks: Path, tmp_path: Path
+) -> None:
+    archive.build("cifar10", "2.0", trucks, deployment.place.model_store)
+    report = tmp_path / "report.html"
+    options = ["--local", f"--data={latin}", f"--html={report}"]
+    said = classifier(*deployment.options, "compare", "1.0", "2.0", *options)
+    assert said.returncode == 0, said.stderr
+    text = report.read_text(encoding="utf-8")
+    assert "caf\\udce9.jpg" in text
+    assert text.count("data:image/png;base64,") == 2
 
 
 @pytest.fixture

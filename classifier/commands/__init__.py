@@ -52,7 +52,7 @@ def show_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def show_comparison(found: Comparison, html: Path | None, as_json: bool) -> None:
     """Print a comparison, for people or as JSON, and write its report where one is wanted."""
     if html is not None:
-        html.write_text(page(found))
+        html.write_text(page(found), encoding="utf-8", errors="backslashreplace")
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return

@@ -199,6 +199,32 @@ def test_compare_tells_accuracy_agreement_and_where_they_differ(
     assert "50.00%" in table.stdout
 
 
+@pytest.mark.parametrize(
+    "command", [["compare", "1.0", "2.0"], ["shadow", "2.0", "--for=1h"]], ids=["compare", "shadow"]
+)
+@pytest.mark.parametrize(
+    ("report", "message"), [("absent/report.html", "is missing"), (".", "is a directory")]
+)
+def test_where_no_report_can_be_written_nothing_is_asked(
+    deployment: Deployment, photos: Path, command: list[str], report: str, message: str
+) -> None:
+    options = [f"--data={photos}", f"--html={photos / report}"]
+    said = classifier(*deployment.options, *command, *options)
+    assert said.returncode == 2
+    assert message in re.sub(r"[│\s]+", " ", said.stderr), "and not that no server runs"
+
+
+def test_what_was_found_is_shown_before_its_report_is_written(
+    deployment: Deployment, photos: Path
+) -> None:
+    options = ["--local", f"--data={photos / 'more'}", "--html=/dev/full"]
+    said = classifier(*deployment.options, "compare", "1.0", "1.0", *options)
+    assert said.returncode == 1
+    assert "on 100.00% they agree" in said.stdout
+    assert said.stderr.startswith("classifier: ")
+    assert "No space left" in said.stderr
+
+
 def test_compare_on_a_server_is_that_of_the_archives(
     shared_deployment: Deployment, photos: Path
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,11 +19,28 @@ from ..server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from ..comparison import Comparison
 
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+def _in_a_folder(file: Path | None) -> Path | None:
+    """Return where a report goes, once its folder is there: it is written when all is done."""
+    if file is not None and not os.access(file.parent, os.W_OK):
+        raise typer.BadParameter(f"the folder {file.parent} is missing, or can't be written to")
+    return file
+
+
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write a report with the pictures.",
+        dir_okay=False,
+        writable=True,
+        callback=_in_a_folder,
+    ),
+]
 MOST = 20
 """Pictures that are listed at most."""
 
@@ -51,11 +70,15 @@ def show_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def show_comparison(found: Comparison, html: Path | None, as_json: bool) -> None:
     """Print a comparison, for people or as JSON, and write its report where one is wanted."""
-    if html is not None:
-        html.write_text(page(found), encoding="utf-8", errors="backslashreplace")
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
-        return
+    else:
+        _show(found)
+    if html is not None:
+        html.write_text(page(found), encoding="utf-8", errors="backslashreplace")
+
+
+def _show(found: Comparison) -> None:
     head, *rows = comparison.table(found)
     show_table(head, rows)
     typer.echo(

@@ -17,7 +17,7 @@ from .. import predict as predictions
 from ..client import Client
 from ..errors import ServerError
 from ..server import Server
-from . import AsJson, show_comparison
+from . import AsJson, Html, show_comparison
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +99,7 @@ def compare(
         Path, typer.Option(help="Pictures: a folder, or one with a folder for each class.")
     ],
     local: Local = False,
-    html: Annotated[Path | None, typer.Option(help="Write a report with the pictures.")] = None,
+    html: Html = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask two versions the same pictures: classifier compare 1.0 2.0 --data pets/val"""

@@ -19,7 +19,7 @@ from .. import listing, promotion
 from .. import shadow as shadows
 from ..errors import ServerError
 from ..server import Server
-from . import AsJson, running, show_comparison, show_table
+from . import AsJson, Html, running, show_comparison, show_table
 
 Model = Annotated[str, typer.Option(help="Whose default changes; the first of releases.toml.")]
 Data = Annotated[
@@ -73,7 +73,7 @@ def shadow(
     rate: Annotated[
         float, typer.Option(min=0.01, max=1000, help="Of --data, pictures a second.")
     ] = shadows.RATE,
-    html: Annotated[Path | None, typer.Option(help="Write a report with the pictures.")] = None,
+    html: Html = None,
     as_json: AsJson = False,
 ) -> None:
     """Repeat traffic to a version, its answers unused: classifier shadow 2.0 --for 60s"""

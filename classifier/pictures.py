@@ -79,12 +79,12 @@ def labelled(folder: Path) -> list[Source]:
 
 
 def dataset(data: Path) -> list[Source]:
-    """Return the pictures of a folder: with their classes, where it holds nothing but folders.
+    """Return the pictures of a folder: with their classes, where all lie in folders in it.
 
     Raises:
         InputError: there are none.
     """
-    has_classes = data.is_dir() and not any(path.is_file() for path in data.iterdir())
+    has_classes = data.is_dir() and not any(map(_is_picture, data.iterdir()))
     return labelled(data) if has_classes else find([str(data)])
 
 
@@ -110,7 +110,11 @@ def _find(name: str) -> Iterator[Source]:
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file())
+    return filter(_is_picture, sorted(folder.rglob("*")))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def _download(address: str) -> bytes:

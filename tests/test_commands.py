@@ -255,6 +255,14 @@ def test_pictures_of_a_folder_have_their_classes(photos: Path, tmp_path: Path) -
         pictures.labelled(tmp_path / "absent")
 
 
+def test_a_folder_has_classes_unless_pictures_lie_beside_them(photos: Path) -> None:
+    assert {source.label for source in pictures.dataset(photos)} == {""}
+    for path in photos.glob("*.*g"):
+        path.unlink()
+    (photos / ".DS_Store").write_bytes(b"beside the classes, as notes.txt is")
+    assert {source.label for source in pictures.dataset(photos)} == {"more"}
+
+
 def test_every_command_has_an_example() -> None:
     listed = classifier("--help").stdout.partition("Commands:")[2]
     names = re.findall(r"^  (\w+)  ", listed, re.MULTILINE)

@@ -110,8 +110,9 @@ def sha256(path: Path) -> str:
 
 
 def _is_version(text: str) -> bool:
+    """Tell whether it is a version as files have it: resnet-50-2.mar is no 50-2 of resnet."""
     try:
-        Version(text)
-    except InvalidVersion:
+        check_version(text)
+    except ArchiveError:
         return False
     return True

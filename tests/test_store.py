@@ -25,6 +25,7 @@ def full(tmp_path: Path) -> Path:
     for version in ("1.0", "2.0", "10.0", "2.1rc1"):
         (tmp_path / f"cifar10-{version}.mar").touch()
     (tmp_path / "cifar10-old.mar").touch()
+    (tmp_path / "cifar10-50-2.mar").touch()  # 2 of a model cifar10-50, and not 50.post2
     (tmp_path / "pets-3.0.mar").touch()
     return tmp_path
 
@@ -34,6 +35,7 @@ def test_versions_are_in_order_and_latest_is_the_highest(full: Path) -> None:
     assert find(full, "cifar10:latest").name == "cifar10-10.0.mar"
     assert find(full, "cifar10").name == "cifar10-10.0.mar"
     assert find(full, "cifar10:2.0").name == "cifar10-2.0.mar"
+    assert find(full, "cifar10-50:latest").name == "cifar10-50-2.mar"
 
 
 def test_says_which_versions_there_are(full: Path) -> None:

@@ -100,6 +100,7 @@ class Asker:
         timeout: float,
         on_retry: OnRetry,
         headers: Mapping[str, str] | None,
+        trust_env: bool,
     ) -> None:
         self.url, self.model = url.rstrip("/"), model
         if urlsplit(url).scheme not in ("http", "https"):
@@ -112,7 +113,7 @@ class Asker:
             "auth": TokenAuth(partial(_token, token)) if token else None,
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS),
             # A proxy of the environment can't reach this machine's loopback.
-            "trust_env": urlsplit(url).hostname not in LOOPBACK,
+            "trust_env": trust_env and urlsplit(url).hostname not in LOOPBACK,
         }
 
     def request(self, images: Sequence[bytes], version: str | None, end: float) -> dict[str, Any]:

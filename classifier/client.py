@@ -55,6 +55,8 @@ class Client:
         timeout: seconds that one attempt may take.
         on_retry: is told, in words, of each failure after which a picture is asked again.
         headers: are sent with each request, besides its own.
+        trust_env: whether requests go through the proxy that the environment names, as HTTP_PROXY
+            does; they never do where the address is this machine's loopback.
 
     Example:
         >>> with Client("http://127.0.0.1:8080") as client:
@@ -71,8 +73,9 @@ class Client:
         timeout: float = TIMEOUT,
         on_retry: OnRetry = None,
         headers: Mapping[str, str] | None = None,
+        trust_env: bool = True,
     ) -> None:
-        self._asker = Asker(url, model, token, deadline, timeout, on_retry, headers)
+        self._asker = Asker(url, model, token, deadline, timeout, on_retry, headers, trust_env)
         self._http = httpx.Client(**self._asker.connection)
         weakref.finalize(self, self._http.close)
 
@@ -195,8 +198,9 @@ class AsyncClient:
         timeout: float = TIMEOUT,
         on_retry: OnRetry = None,
         headers: Mapping[str, str] | None = None,
+        trust_env: bool = True,
     ) -> None:
-        self._asker = Asker(url, model, token, deadline, timeout, on_retry, headers)
+        self._asker = Asker(url, model, token, deadline, timeout, on_retry, headers, trust_env)
         self._http = httpx.AsyncClient(**self._asker.connection)
 
     @overload

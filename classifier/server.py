@@ -208,7 +208,9 @@ class Server:
     ) -> Client:
         """Return a client of the inference API."""
         token = self.token(Kind.INFERENCE)
-        return Client(self.inference, model, token, on_retry=on_retry, headers=headers)
+        return Client(
+            self.inference, model, token, on_retry=on_retry, headers=headers, trust_env=False
+        )
 
     def process(self) -> psutil.Process | None:
         """Return the server's process, or None where what was started runs no more."""

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import itertools
 import json
+import re
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -136,6 +137,40 @@ def ask_each(
             return [found async for found in client.predict_each(pictures)]
 
     return asyncio.run(run())
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_proxy_of_the_environment_is_used_unless_it_is_not_trusted(
+    scripted: Callable[[Script], Scripted],
+    monkeypatch: pytest.MonkeyPatch,
+    is_async: bool,
+    free_port: int,
+) -> None:
+    proxy = scripted([ANSWER])
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    url = f"http://127.0.0.2:{free_port}"  # where nobody listens, and which is not in LOOPBACK
+    with pytest.raises(UnavailableError, match="gives no answer"):
+        ask(url, is_async, deadline=0.1, trust_env=False)
+    assert proxy.asked == 0
+    assert ask(url, is_async).label == "cat"
+
+
+def test_a_servers_own_client_asks_no_proxy(
+    deployment: Deployment,
+    scripted: Callable[[Script], Scripted],
+    monkeypatch: pytest.MonkeyPatch,
+    free_port: int,
+) -> None:
+    proxy = scripted([ANSWER])
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    text = deployment.place.config.read_text()
+    address = f"inference_address=http://127.0.0.2:{free_port}"
+    text = re.sub("^inference_address=.*$", address, text, flags=re.MULTILINE)
+    deployment.place.config.write_text(text)
+    fail = mock.Mock(side_effect=UnavailableError("nobody listens there"))
+    with deployment.server.client("cifar10", fail) as client, pytest.raises(UnavailableError):
+        client.predict(b"x")
+    assert proxy.asked == 0
 
 
 def error(status: int, message: str, kind: str = "SomeException") -> tuple[int, dict[str, Any]]:

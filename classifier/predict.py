@@ -83,10 +83,10 @@ def _while_there(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
     """Yield outcomes until a server has gone: no use in waiting for each of 10,000 pictures."""
     gone = 0
     for outcome in outcomes:
+        yield outcome
         gone = gone + 1 if outcome.is_gone else 0
         if gone == MOST_GONE:
             raise UnavailableError(f"no answer to {gone} pictures in turn: {outcome.error}")
-        yield outcome
 
 
 def _outcome(source: Source, found: Found) -> Outcome:

@@ -17,8 +17,10 @@ import pytest
 
 from classifier import archive, pictures
 from classifier.errors import InputError
+from classifier.predict import MOST_GONE
 
 from .images import SAMPLE, crops
+from .test_client import Scripted, error
 from .test_lifecycle import classifier
 
 if TYPE_CHECKING:
@@ -141,6 +143,20 @@ def test_predict_takes_addresses_patterns_and_standard_input(
     assert len(said.stdout.splitlines()) == 5
     said = classifier(*shared_deployment.options, "predict", "-", stdin=SAMPLE)
     assert said.stdout.split() == ["cat", said.stdout.split()[1], "-"]
+
+
+def test_predict_lists_what_failed_where_the_server_has_gone(photos: Path) -> None:
+    gone = Scripted(lambda _: error(500, "Prediction failed"))
+    said = classifier("predict", f"--server={gone.url}", str(photos))
+    gone.server.shutdown()
+    gone.server.server_close()
+    assert said.returncode == 1
+    names = [source.name for source in pictures.find([str(photos)])][:MOST_GONE]
+    *listed, last = said.stderr.splitlines()
+    why = f"{gone.url} answers 500: Prediction failed"
+    assert listed == [f"classifier: {name}: {why}" for name in names]
+    assert last == f"classifier: no answer to {MOST_GONE} pictures in turn: {why}"
+    assert len(said.stdout.splitlines()) == MOST_GONE
 
 
 @pytest.mark.parametrize(

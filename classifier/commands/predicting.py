@@ -20,7 +20,7 @@ from ..server import Server
 from . import AsJson, Html, show_comparison
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ..predict import Outcome, Predict, PredictEach
 
@@ -72,23 +72,31 @@ def predict(
     sources = pictures.find(names)
     form = Form.JSON if as_json else form
     _, predict_each = _predictor(context, reference, local, server, token)
-    begin, failed = time.monotonic(), []
     if form is Form.CSV:
         typer.echo(predictions.CSV_HEAD)
-    # The bar is for terminals; disable=None asks whether there is one.
-    bar = tqdm(total=len(sources), unit=" pictures", disable=None if len(sources) > 1 else True)
-    with bar:
-        for outcome in predictions.each(predict_each, sources):
-            tqdm.write(FORMS[form](outcome), file=sys.stdout)
-            bar.update()
-            if outcome.prediction is None:
-                failed.append(outcome)
-    if len(sources) > 1:
-        rate = len(sources) / (time.monotonic() - begin)
-        typer.echo(f"{len(sources):,} pictures, {rate:,.0f}/s", err=True)
-    for outcome in failed:
-        typer.echo(f"classifier: {outcome.source.name}: {outcome.error}", err=True)
+    failed = _show(predictions.each(predict_each, sources), len(sources), FORMS[form])
     raise typer.Exit(1 if failed else 0)
+
+
+def _show(outcomes: Iterable[Outcome], count: int, form: Callable[[Outcome], str]) -> int:
+    """Show so many outcomes as they come, and then what failed; return how many did."""
+    begin, failed = time.monotonic(), []
+    # The bar is for terminals; disable=None asks whether there is one.
+    bar = tqdm(total=count, unit=" pictures", disable=None if count > 1 else True)
+    try:
+        with bar:
+            for outcome in outcomes:
+                tqdm.write(form(outcome), file=sys.stdout)
+                bar.update()
+                if outcome.prediction is None:
+                    failed.append(outcome)
+        if count > 1:
+            rate = count / (time.monotonic() - begin)
+            typer.echo(f"{count:,} pictures, {rate:,.0f}/s", err=True)
+    finally:  # also where the server has gone
+        for outcome in failed:
+            typer.echo(f"classifier: {outcome.source.name}: {outcome.error}", err=True)
+    return len(failed)
 
 
 def compare(

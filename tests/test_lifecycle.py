@@ -102,6 +102,8 @@ def test_serve_serve_again_status_and_stop(deployment: Deployment) -> None:
     assert "has stopped" in stopped.stdout
     assert all(ended(member) for member in family)
     assert "was not running" in classifier(*deployment.options, "stop").stdout
+    said = classifier(*deployment.options, "stop", "--json")
+    assert json.loads(said.stdout) == {"stopped": False}
     said = classifier(*deployment.options, "status", "--json")
     assert (said.returncode, json.loads(said.stdout)["problem"]) == (
         1,
@@ -256,7 +258,16 @@ def test_serving_again_tells_of_newer_code(deployment: Deployment) -> None:
 
 def test_the_archive_command_prints_the_path_or_one_line(tmp_path: Path) -> None:
     built = classifier(f"--store={tmp_path}", "archive", "--version=2.0")
-    assert built.stdout == f"{tmp_path}/cifar10-2.0.mar\n"
+    path = tmp_path / "cifar10-2.0.mar"
+    assert built.stdout == f"{path}\n"
+    again = classifier(f"--store={tmp_path}", "archive", "--version=2.0", "--json")
+    assert json.loads(again.stdout) == {
+        "archive": str(path),
+        "model": "cifar10",
+        "version": "2.0",
+        "size": path.stat().st_size,
+        "sha256": store.sha256(path),
+    }
     for options in (["--version=two"], ["--weights=absent.pth"]):
         failed = classifier(f"--store={tmp_path}", "archive", *options)
         assert failed.returncode == 1

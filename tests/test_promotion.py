@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 import json
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import textwrap
 import threading
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,7 +110,7 @@ def cats(tmp_path: Path) -> Path:
 def test_promote_and_roll_back(running: Deployment, cats: Path) -> None:
     done = classifier(*running.options, "promote", "2.0", f"--data={cats}", "--probes=20")
     assert done.returncode == 0, done.stderr
-    assert "cifar10:2.0 is the default" in done.stdout
+    assert "cifar10:2.0 is the default;" in done.stdout
     assert default(running) == "2.0"
     (release,) = releases.read(running.place.releases)
     assert (release.default, release.versions) == ("2.0", ("1.0", "2.0"))
@@ -127,9 +130,13 @@ def test_promote_and_roll_back(running: Deployment, cats: Path) -> None:
     assert listed[0]["accuracy"] == listed[1]["accuracy"] > 0.9
     assert listed[1]["released"]
     assert not listed[0]["released"]
+    for row in listed:
+        data = (running.place.model_store / f"cifar10-{row['version']}.mar").read_bytes()
+        assert (row["size"], row["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
 
     back = classifier(*running.options, "rollback")
     assert back.returncode == 0, back.stderr
+    assert "cifar10:1.0 is the default again" in back.stdout
     assert default(running) == "1.0"
     assert entries(running) == [("promote", "1.0", "2.0"), ("rollback", "2.0", "1.0")]
     shown = classifier(*running.options, "history").stdout
@@ -139,6 +146,34 @@ def test_promote_and_roll_back(running: Deployment, cats: Path) -> None:
     running.stop()
     running.start()
     assert default(running) == "1.0"
+
+
+def test_what_promote_and_rollback_tell_machines(running: Deployment, cats: Path) -> None:
+    path = running.place.model_store / "cifar10-2.0.mar"
+    begin = datetime.now(UTC).replace(microsecond=0)
+    command = ["promote", "2.0", f"--data={cats}", "--probes=7", "--watch=0", "--json"]
+    done = classifier(*running.options, *command)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    keys = ("action", "model", "before", "after", "who")
+    assert [told[key] for key in keys] == ["promote", "cifar10", "1.0", "2.0", getpass.getuser()]
+    assert begin <= datetime.fromisoformat(told["when"]) <= datetime.now(UTC)
+    figures = told["figures"]
+    assert figures["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (figures["probes"], figures["pictures"], figures["agreement"]) == (7, 6, 1.0)
+    assert 0 < figures["old"]["accuracy"] == figures["new"]["accuracy"]
+    assert "compare 1.0 and 2.0: 6 pictures" in done.stderr
+
+    back = json.loads(classifier(*running.options, "rollback", "--json").stdout)
+    assert [back[key] for key in keys[:4]] == ["rollback", "cifar10", "2.0", "1.0"]
+    listed = classifier(*running.options, "history", "--json")
+    assert json.loads(listed.stdout) == [told, back]
+    head, _, first, second = classifier(*running.options, "history").stdout.splitlines()[1:5]
+    assert head.split()[:4] == ["when", "who", "what", "model"]
+    accuracy = f"{figures['old']['accuracy']:.2%}"
+    shown = [told["when"], told["who"], "promote", "cifar10", "1.0", "2.0"]
+    assert first.split() == [*shown, f"{accuracy},", accuracy, "100.00%"]
+    assert second.split()[-2:] == ["–", "–"]
 
 
 def assert_refused(deployment: Deployment, message: str, *options: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +76,8 @@ def test_the_command_prints_a_token_that_others_can_use(production: Deployment) 
     }
     printed = {kind: classifier(*production.options, "token", kind).stdout.strip() for kind in urls}
     for kind, url in urls.items():
+        told = json.loads(classifier(*production.options, "token", kind, "--json").stdout)
+        assert told == {"kind": kind, "token": printed[kind]}
         assert requests.get(url, timeout=60).status_code == 400
         for token in (*printed.values(), "nonsense", printed[kind][:-1]):
             answer = requests.get(url, headers=bearer(token), timeout=60)

@@ -109,6 +109,7 @@ def promote(
         float,
         typer.Option(min=0, help="Seconds before the switch, and after it: failures may not rise."),
     ] = promotion.WATCH,
+    as_json: AsJson = False,
 ) -> None:
     """Check a version, make it the default, watch, keep it: classifier promote 2.0 --data val"""
     server = running(context)
@@ -121,12 +122,12 @@ def promote(
         tolerance,
         probes,
         watch,
-        typer.echo,
+        partial(typer.echo, err=as_json),
     ).run()
-    typer.echo(f"{entry.model}:{entry.after} is the default; `classifier rollback` goes back")
+    _show(entry, "is the default; `classifier rollback` goes back", as_json)
 
 
-def rollback(context: typer.Context, model: Model = "") -> None:
+def rollback(context: typer.Context, model: Model = "", as_json: AsJson = False) -> None:
     """Make the version before the default again: classifier rollback"""
     server = running(context)
     model = model or server.releases[0].model
@@ -142,10 +143,18 @@ def rollback(context: typer.Context, model: Model = "") -> None:
         promotion.checks(None),
         tolerance=1.0,
         watch=0,  # whoever goes back is in a hurry
-        tell=typer.echo,
+        tell=partial(typer.echo, err=as_json),
         action="rollback",
     ).run()
-    typer.echo(f"{entry.model}:{entry.after} is the default again")
+    _show(entry, "is the default again", as_json)
+
+
+def _show(entry: histories.Entry, what: str, as_json: bool) -> None:
+    """Tell what a promotion has come to; its steps were told before, on stderr where it's JSON."""
+    if as_json:
+        typer.echo(json.dumps(asdict(entry), indent=2))
+    else:
+        typer.echo(f"{entry.model}:{entry.after} {what}")
 
 
 def history(context: typer.Context, as_json: AsJson = False) -> None:

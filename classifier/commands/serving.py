@@ -17,7 +17,7 @@ from .. import log, monitor
 from ..errors import ServerError
 from ..readiness import Readiness
 from ..server import Server
-from ..store import file_name
+from ..store import file_name, sha256
 from ..tokens import Kind
 from . import AsJson  # noqa: TC001, for typer reads it from the annotations
 
@@ -35,10 +35,16 @@ def archive(
             "what `make train` made under another name."
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Build an archive: classifier archive --version 2.0 --weights net.pth"""
     weights = weights or archives.default_weights(model)
-    typer.echo(archives.build(model, version, weights, context.obj.model_store))
+    path = archives.build(model, version, weights, context.obj.model_store)
+    if as_json:
+        told = {"archive": str(path), "model": model, "version": version}
+        typer.echo(json.dumps({**told, "size": path.stat().st_size, "sha256": sha256(path)}))
+    else:
+        typer.echo(path)
 
 
 def serve(
@@ -94,12 +100,16 @@ def stop(
             "load balancer takes to notice.",
         ),
     ] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Stop what `classifier serve` started, its queue answered: classifier stop --grace 5"""
     server = Server(context.obj)
     with server.lock():
         stopped = server.stop(grace)
-    typer.echo("TorchServe has stopped." if stopped else "TorchServe was not running.")
+    if as_json:
+        typer.echo(json.dumps({"stopped": stopped}))
+    else:
+        typer.echo("TorchServe has stopped." if stopped else "TorchServe was not running.")
 
 
 def status(context: typer.Context, as_json: AsJson = False) -> None:
@@ -153,12 +163,13 @@ def logs(
 def token(
     context: typer.Context,
     kind: Annotated[Kind, typer.Argument(help="Which API it is for.")] = Kind.INFERENCE,
+    as_json: AsJson = False,
 ) -> None:
     """Print the token that a server wants, a new one if need be: classifier token management"""
     current = Server(context.obj).token(kind)
     if current is None:
         raise ServerError("this server wants no tokens (disable_token_authorization)")
-    typer.echo(current())
+    typer.echo(json.dumps({"kind": kind, "token": current()}) if as_json else current())
 
 
 def _serves_released(server: Server) -> bool:

@@ -191,6 +191,12 @@ class _Sums:
         )
 
 
+def changes(found: Comparison) -> list[tuple[str, str, str]]:
+    """Return rows of a label of the old version, that of the new one, and how many pictures."""
+    counted = [(old, new, f"{count:,}") for (old, new), count in found.changes.items()]
+    return [(found.old.name, found.new.name, "pictures"), *counted]
+
+
 def table(found: Comparison) -> list[tuple[str, str, str]]:
     """Return rows of a figure's name and its value for the old and for the new version."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from .comparison import table
+from .comparison import changes, table
 from .errors import InputError
 from .pictures import Source
 
@@ -61,8 +61,8 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 def _changes(found: Comparison) -> str:
     if not found.changes:
         return "<p>Nowhere.</p>"
-    rows = [(old, new, f"{count:,}") for (old, new), count in found.changes.items()]
-    return _table((found.old.name, found.new.name, "pictures"), rows)
+    head, *rows = changes(found)
+    return _table(head, rows)
 
 
 def _figure(difference: Difference) -> str:

@@ -213,6 +213,11 @@ def test_compare_tells_accuracy_agreement_and_where_they_differ(
     assert "://" not in text, "it needs nothing from anywhere"
     table = classifier(*deployment.options, "compare", "1.0", "2.0", *options)
     assert "50.00%" in table.stdout
+    lines = [line.split() for line in table.stdout.splitlines()]
+    assert ["cifar10:1.0", "cifar10:2.0", "pictures"] in lines
+    for change in found["changes"]:
+        assert [change["from"], "truck", str(change["pictures"])] in lines
+    assert found["changes"], "or there is nothing to see"
 
 
 @pytest.mark.parametrize(

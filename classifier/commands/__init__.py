@@ -42,7 +42,7 @@ Html = Annotated[
     ),
 ]
 MOST = 20
-"""Pictures that are listed at most."""
+"""Pictures that are listed at most, and kinds of changes."""
 
 
 def running(context: typer.Context) -> Server:
@@ -84,6 +84,10 @@ def _show(found: Comparison) -> None:
     typer.echo(
         f"{found.pictures:,} pictures were answered by both; on {found.agreement:.2%} they agree"
     )
+    if not found.differences:
+        return
+    head, *rows = comparison.changes(found)
+    show_table(head, rows[:MOST])
     for difference in found.differences[:MOST]:
         changed = f"{difference.old.label} → {difference.new.label}"
         typer.echo(f"  {changed:<20} {difference.image}")

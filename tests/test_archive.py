@@ -12,16 +12,20 @@ import zipfile
 from ast import Import, ImportFrom, parse, walk
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import model
 from classifier import archive, bundle
-from classifier.errors import ArchiveError
+from classifier.errors import ArchiveError, InputError
 from classifier.store import check, sha256
 from model.engine_torch import TorchEngine
 from model.net import Net
+
+from .images import encode, sample
 
 WEIGHTS = Path(archive.WEIGHTS)
 
@@ -228,6 +232,25 @@ def test_runs_an_archive_with_the_engine_that_is_asked_for(store: Path) -> None:
     floats, picked = (bundle.load(archived, e).probabilities(pixels) for e in ("torch", None))
     assert (floats == model.load("model", "torch").probabilities(pixels)).all()
     assert (picked != floats).any(), "the archive picks integers"
+
+
+def test_loaded_it_takes_every_kind_of_picture(store: Path) -> None:
+    loaded = bundle.load(store / "cifar10-1.0.mar")
+    photo = sample()
+    alone = [loaded.predict(picture) for picture in (photo, np.asarray(photo), encode(photo))]
+    assert alone[0].label == "cat"
+    assert alone[0].version == "1.0"
+    for one in alone:
+        assert one.probabilities == pytest.approx(alone[0].probabilities, abs=1e-5)
+    dark = Image.new("RGB", photo.size)
+    first, second = loaded.predict([photo, dark])
+    assert first.label == "cat"
+    assert second.probabilities == pytest.approx(loaded.predict(dark).probabilities, abs=1e-5)
+    assert second.probability < 0.9 < first.probability
+    with pytest.raises(InputError, match="3×32×32 is no picture"):
+        loaded.predict(np.zeros((3, 32, 32), np.uint8))
+    with pytest.raises(InputError, match="not an image"):
+        loaded.predict([encode(photo), b"no image"])
 
 
 def test_an_engine_is_imported_from_where_the_archive_is_unpacked_now(

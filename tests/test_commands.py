@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import http.server
 import io
 import json
 import os
+import pty
 import re
 import shutil
+import signal
+import subprocess
+import termios
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from classifier import archive, pictures
+from classifier import archive, log, monitor, pictures
 from classifier.errors import InputError
 from classifier.predict import MOST_GONE
 
 from .images import SAMPLE, crops
 from .test_client import Scripted, error
-from .test_lifecycle import classifier
+from .test_lifecycle import COMMAND, classifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -282,6 +287,106 @@ def test_a_folder_has_classes_unless_pictures_lie_beside_them(photos: Path) -> N
         path.unlink()
     (photos / ".DS_Store").write_bytes(b"beside the classes, as notes.txt is")
     assert {source.label for source in pictures.dataset(photos)} == {"more"}
+
+
+def on_a_terminal(*arguments: str) -> str:
+    """Run the command on a terminal of its own; return what is seen there."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 200))
+    environment = {**os.environ, "TERM": "xterm"}
+    environment.pop("NO_COLOR", None)
+    with subprocess.Popen(
+        [*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    ):
+        os.close(theirs)
+        seen = b""
+        with contextlib.suppress(OSError):  # that the other side is closed
+            while some := os.read(ours, 2**16):
+                seen += some
+    os.close(ours)
+    return seen.decode()
+
+
+def test_bars_and_colours_are_for_terminals(deployment: Deployment, photos: Path) -> None:
+    (photos / "39.jpg").unlink()
+    for command, only_there in (
+        (["predict", "--local", str(photos)], "| 40/40 ["),
+        (["models"], "\x1b["),
+    ):
+        piped = classifier(*deployment.options, *command)
+        assert piped.returncode == 0, piped.stderr
+        seen = on_a_terminal(*deployment.options, *command)
+        assert only_there in seen
+        for control in ("\x1b", "\r", "%|"):
+            assert control not in piped.stdout + piped.stderr
+        plain = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", seen)
+        assert all(line.strip() in plain for line in piped.stdout.splitlines())
+
+
+@pytest.fixture
+def logs(deployment: Deployment) -> Path:
+    """The folder of a server's logs, with both."""
+    folder = deployment.place.logs
+    folder.mkdir(parents=True)
+    (folder / log.FILE).write_text("".join(f"server {number}\n" for number in range(60)))
+    (folder / monitor.LOG).write_text("monitor 0\nmonitor 1\n")
+    return folder
+
+
+def test_logs_shows_the_end_of_both(deployment: Deployment, logs: Path) -> None:
+    said = classifier(*deployment.options, "logs", "--lines=1").stdout
+    assert re.findall(r"^(?:server|monitor) \d+$", said, re.MULTILINE) == ["server 59", "monitor 1"]
+    said = classifier(*deployment.options, "logs").stdout
+    assert re.findall(r"^server (\d+)$", said, re.MULTILINE) == [str(n) for n in range(10, 60)]
+    shutil.rmtree(logs)
+    said = classifier(*deployment.options, "logs").stderr
+    assert said == f"classifier: {logs} holds no logs: nothing was started\n"
+
+
+def test_logs_follows_both_until_ctrl_c(deployment: Deployment, logs: Path) -> None:
+    with subprocess.Popen(
+        [*COMMAND, *deployment.options, "logs", "-f"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C reaches all of it, and nobody else
+        # Tests that run in the background inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stdout is not None
+        shown = iter(process.stdout)
+        for name, last, new in (
+            (log.FILE, "monitor 1\n", "server 60\n"),
+            (monitor.LOG, "server 60\n", "monitor 2\n"),
+        ):
+            assert last in shown
+            with (logs / name).open("a") as file:
+                file.write(new)
+        assert "monitor 2\n" in shown
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_commands(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_CLASSIFIER_COMPLETE", f"source_{shell}")
+    script = classifier().stdout
+    assert "_CLASSIFIER_COMPLETE=complete_" in script
+    monkeypatch.setenv("_CLASSIFIER_COMPLETE", f"complete_{shell}")
+    asked = {
+        "COMP_WORDS": "classifier pr",
+        "COMP_CWORD": "1",
+        "_TYPER_COMPLETE_ARGS": "classifier pr",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    answer = classifier().stdout
+    assert "predict" in answer
+    assert "promote" in answer
+    assert "rollback" not in answer
 
 
 def test_every_command_has_an_example() -> None:

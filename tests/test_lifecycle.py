@@ -35,9 +35,13 @@ if TYPE_CHECKING:
     from .deployment import Deployment
 
 
+COMMAND = (str(Path(sys.executable).parent / "classifier"),)
+"""The installed command."""
+
+
 def classifier(*arguments: str, stdin: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the installed command."""
-    command = [str(Path(sys.executable).parent / "classifier"), *arguments]
+    command = [*COMMAND, *arguments]
     with Path(stdin or os.devnull).open("rb") as file:
         return subprocess.run(command, stdin=file, capture_output=True, text=True, timeout=240)
 

@@ -17,6 +17,7 @@ import model
 from model.explanation import blur
 
 from .images import SAMPLE, crops
+from .test_lifecycle import edit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -184,6 +185,22 @@ def test_what_can_not_be_explained_is_400(shared_deployment: Deployment) -> None
     other = explain(shared_deployment, None, json={"inputs": [tensor]})
     assert other.status_code == 400
     assert "explanations take" in other.json()["message"]
+
+
+def test_a_server_without_captum_says_501_and_predicts(deployment: Deployment) -> None:
+    hide = b"\nsys.modules['captum'] = None\n"
+    path = deployment.place.model_store / "cifar10-1.0.mar"
+    edit(path, lambda name, data: data + hide if name == "sitecustomize.py" else data)
+    deployment.start()
+    image = SAMPLE.read_bytes()
+    url = f"{deployment.inference}/v1/models/cifar10:explain"
+    instances = {"instances": [{"b64": base64.b64encode(image).decode()}]}
+    for answer in (explain(deployment, image), requests.post(url, json=instances, timeout=120)):
+        assert answer.status_code == 501
+        told = answer.json()
+        assert told["code"] == 501
+        assert "need the package captum" in told["message"]
+    assert next(iter(deployment.predict(image).json())) == "cat"
 
 
 def test_a_clients_header_asks_for_no_explanation(shared_deployment: Deployment) -> None:

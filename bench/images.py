@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,10 +55,12 @@ def body(image: bytes, encoding: str) -> bytes:
 
 
 def write(images: list[bytes], folder: Path) -> dict[str, Path]:
-    """Write bodies to a folder for each encoding; return these folders."""
+    """Write bodies to a folder for each encoding; return these folders, which hold nothing else."""
     folders = {encoding: folder / encoding for encoding in CONTENT_TYPES}
     for encoding, place in folders.items():
-        place.mkdir(parents=True, exist_ok=True)
+        if place.exists():
+            shutil.rmtree(place)  # bodies of an earlier run, perhaps of more images
+        place.mkdir(parents=True)
         for index, image in enumerate(images):
             (place / f"{index:03}").write_bytes(body(image, encoding))
     return folders

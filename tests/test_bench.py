@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import report, tune
+from bench import images, report, tune
 from bench.__main__ import main as bench_main
 from bench.servers import BenchError
 from bench.tune import Goal, Trial
@@ -93,6 +93,13 @@ def test_own_images_are_read_from_any_folder(tmp_path: Path) -> None:
     (tmp_path / "0" / "0.jpg").write_bytes(b"no image")
     with pytest.raises(BenchError, match=r"0/0\.jpg: not an image"):
         tune.own_images(tmp_path)
+
+
+def test_what_an_earlier_run_has_sent_is_not_sent_again(tmp_path: Path) -> None:
+    images.write([b"first", b"second", b"third"], tmp_path)
+    for encoding, folder in images.write([b"other"], tmp_path).items():
+        sent = [path.read_bytes() for path in folder.iterdir()]
+        assert sent == [images.body(b"other", encoding)]
 
 
 def test_only_what_is_between_the_marks_is_replaced(tmp_path: Path) -> None:

@@ -19,7 +19,17 @@ from model.classifier import read_labels
 from model.engine_torch import TorchEngine
 from model.image import normalise
 from model.weights import digest, fit, read
-from training import augment, cifar10, data, evaluate, experiments, metrics, release, train
+from training import (
+    augment,
+    cifar10,
+    data,
+    evaluate,
+    experiments,
+    metrics,
+    release,
+    report,
+    train,
+)
 from training.arrivals import as_jpeg
 from training.data import DataError, Dataset, Images
 from training.recipe import Recipe, Settling, one_cycle
@@ -141,6 +151,27 @@ def test_what_is_written_is_locked(tmp_path: Path) -> None:
     for name in ("curves.png", "confusion.png", "calibration.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 500
+
+
+def test_a_label_that_looks_like_a_formula_is_drawn_as_it_is(tmp_path: Path) -> None:
+    found = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
+    measured = metrics.measure(found, np.array([0, 1]), ("$^_$", "a_$b$"))
+    report.confusion(measured, "val").savefig(tmp_path / "confusion.png")
+
+
+def test_a_report_that_can_t_be_drawn_loses_no_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space is left")
+
+    monkeypatch.setattr(report, "confusion", fail)
+    with pytest.raises(OSError, match="no space"):
+        release.write(
+            trainer(), Dataset(("a", "b"), blobs(128), blobs(40), "val"), blobs(9), tmp_path
+        )
+    assert read(tmp_path / "weights.safetensors", tmp_path / "weights.lock")
+    assert read_labels(tmp_path / "index_to_name.json") == ["a", "b"]
 
 
 def test_the_released_weights_are_of_the_recipe() -> None:

@@ -50,7 +50,6 @@ def write(trainer: Trainer, dataset: Dataset, calibration: Images, out: Path) ->
     net = fit(weights, len(dataset.labels))
     found = probabilities(TorchEngine(net), dataset.held_out.pixels.numpy())
     measured = measure(found, dataset.held_out.targets.numpy(), dataset.labels)
-    report.write(trainer, measured, dataset.held_out_name, out)
     names = {str(index): label for index, label in enumerate(dataset.labels)}
     (out / LABELS).write_text(json.dumps(names, indent=2) + "\n")
     data = save(weights)
@@ -70,6 +69,7 @@ def write(trainer: Trainer, dataset: Dataset, calibration: Images, out: Path) ->
         },
     }
     (out / LOCK).write_text(json.dumps(lock, indent=2) + "\n")
+    report.write(trainer, measured, dataset.held_out_name, out)  # last: weights matter more
     return measured
 
 

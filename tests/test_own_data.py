@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -167,6 +168,12 @@ def spoil_class_missing_in_train(root: Path) -> str:
     return f"{root}/val/ring is there, but {root}/train/ring is not"
 
 
+def spoil_name_is_not_utf8(root: Path) -> str:
+    for part in ("train", "val"):
+        (root / part / "ring").rename(root / part / os.fsdecode(b"r\xeeng"))
+    return f"{root}/train/r\\xeeng: a class's name is its label, and this one is not UTF-8"
+
+
 @pytest.mark.parametrize(
     "spoil", [value for name, value in list(globals().items()) if name.startswith("spoil_")]
 )
@@ -177,9 +184,23 @@ def test_says_what_is_wrong_with_a_tree_before_training(
     message = spoil(tree)
     out = tree / "out"
     monkeypatch.setattr("sys.argv", ["train", f"--data={tree}", f"--out={out}"])
+    monkeypatch.setattr(train, "train", lambda *_: pytest.fail("it trains"))
     assert train.main() == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_what_is_hidden_is_neither_class_nor_image(tree: Path) -> None:
+    seen = data.load(str(tree))
+    for folder in (tree / "train", tree / "train" / "bar" / "deep"):
+        shutil.copytree(tree / "val" / "disc", folder / ".ipynb_checkpoints")
+    (tree / "train" / "bar" / ".DS_Store").write_bytes(b"no image")
+    dataset = data.load(str(tree))
+    assert dataset.labels == SHAPES
+    assert dataset.train.pixels.equal(seen.train.pixels)
+
+    hidden = tree.rename(tree.with_name(".tree"))
+    assert data.load(str(hidden)).labels == SHAPES, "what lies above the data doesn't matter"
 
 
 def test_a_folder_that_is_none_is_named() -> None:

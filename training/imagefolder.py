@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,11 +21,12 @@ HELD_OUT = "val"
 def load(root: Path) -> Dataset:
     """Load `root/train/<class>/*` and `root/val/<class>/*`; the classes are the labels, sorted.
 
-    The images go through the same preprocessing as those that are served.
+    The images go through the same preprocessing as those that are served. What is hidden, as
+    `.ipynb_checkpoints/`, is neither a class nor an image.
 
     Raises:
-        DataError: a folder or class is missing or empty, there is but one class, or a file is no
-            image that can be read.
+        DataError: a folder or class is missing or empty, there is but one class, the name of one
+            is not UTF-8, or a file is no image that can be read.
     """
     train, held_out = root / "train", root / HELD_OUT
     labels = _classes(train)
@@ -40,10 +42,23 @@ def load(root: Path) -> Dataset:
 def _classes(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         raise DataError(f"{folder} is missing: images belong into {folder}/<class>/")
-    found = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
-    if not found:
+    paths = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    if not paths:
         raise DataError(f"{folder} holds no classes: images belong into {folder}/<class>/")
-    return found
+    for path in paths:
+        _check_name(path)
+    return tuple(sorted(path.name for path in paths))
+
+
+def _check_name(path: Path) -> None:
+    """Fail where a class's name can't be written as a label."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise DataError(
+            f"{shown}: a class's name is its label, and this one is not UTF-8"
+        ) from None
 
 
 def _images(folder: Path, labels: tuple[str, ...]) -> Images:
@@ -58,7 +73,11 @@ def _images(folder: Path, labels: tuple[str, ...]) -> Images:
 
 
 def _files(folder: Path) -> list[Path]:
-    found = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    found = sorted(p for p in folder.rglob("*") if p.is_file() and not _is_hidden(p, folder))
     if not found:
         raise DataError(f"{folder} holds no images")
     return found
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)

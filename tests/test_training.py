@@ -318,25 +318,49 @@ def test_experiments_measure_what_was_held_out(tmp_path: Path) -> None:
     assert "| x | 6 | 100.00% |" in experiments.table({"x": found})
 
 
+def half_right(recipe: Recipe, *_: object) -> dict[str, Any]:
+    """What an experiment may have found."""
+    return {"recipe": asdict(recipe), "accuracy": {"averaged weights": 0.5}}
+
+
 def test_interrupted_experiments_tell_what_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = {"recipe": {"epochs": 3}, "accuracy": {"averaged weights": 0.5}}
-    done = iter([first])
+    turns = iter(["the first"])
 
-    def experiment(*_: object) -> dict[str, Any]:
-        if (found := next(done, None)) is None:
+    def experiment(recipe: Recipe, *_: object) -> dict[str, Any]:
+        if next(turns, None) is None:
             raise KeyboardInterrupt
-        return found
+        return half_right(recipe)
 
     monkeypatch.setattr(cifar10, "load", lambda **_: blobs(6000))
     monkeypatch.setattr(experiments, "experiment", experiment)
-    monkeypatch.setattr("sys.argv", ["experiments", "--out", str(tmp_path / "new")])
+    monkeypatch.setattr("sys.argv", ["experiments", "--epochs=3", "--out", str(tmp_path / "new")])
     for _ in range(2):  # the second finds what the first has done
         assert experiments.main() == 130
         said = capsys.readouterr().out
         assert "| plain | 3 | 50.00% |" in said
         assert f"goes on from {tmp_path / 'new'}" in said
+
+
+def test_results_and_checkpoints_of_other_experiments_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cifar10, "load", lambda **_: blobs(6000))
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, "experiment", half_right)
+        patch.setattr("sys.argv", ["experiments", "--epochs=3", f"--out={tmp_path}"])
+        assert experiments.main() == 0
+        assert "| released | 76 | 50.00% |" in capsys.readouterr().out, "60, and two rounds of 8"
+
+    monkeypatch.setattr("sys.argv", ["experiments", "--epochs=4", f"--out={tmp_path}"])
+    assert experiments.main() == 1
+    assert f"{tmp_path / 'plain.json'} is of another recipe" in capsys.readouterr().err
+
+    (tmp_path / "plain.json").unlink()
+    trainer().save(tmp_path / "plain.pt")
+    assert experiments.main() == 1
+    assert f"{tmp_path / 'plain.pt'} is of a run with other recipe" in capsys.readouterr().err
 
 
 def test_each_experiment_adds_one_thing() -> None:

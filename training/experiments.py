@@ -29,18 +29,22 @@ from .data import DataError, Images, split
 from .evaluate import BATCH, accuracy, probabilities
 from .recipe import Recipe, Settling
 from .train import device, positive, run
-from .trainer import Trainer
+from .trainer import ResumeError, Trainer
 
 if TYPE_CHECKING:
     from model.net import Net
 
 HELD_OUT = 5000
 SEED = 0  # of the split
-SHORT = 8  # epochs of the experiments; the last one is the released recipe, as long as it is
+SHORT = 8  # epochs of the experiments, but for the last
 
 
 def ladder(epochs: int = SHORT) -> dict[str, Recipe]:
-    """Return recipes by name; each adds one thing to the one before."""
+    """Return recipes by name; each adds one thing to the one before, but for the last.
+
+    That is the released recipe: longer, averaged over more steps, and settled. What the settling
+    alone gives a short run can't tell, since that gains from any further epochs.
+    """
     plain = Recipe(
         epochs=epochs,
         smoothing=0,
@@ -113,8 +117,14 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     rows = [["recipe", "epochs", *columns], ["---"] * (len(columns) + 2)]
     for name, result in results.items():
         accuracies = [f"{result['accuracy'][column]:.2%}" for column in columns]
-        rows.append([name, str(result["recipe"]["epochs"]), *accuracies])
+        rows.append([name, str(_epochs(result["recipe"])), *accuracies])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _epochs(recipe: dict[str, Any]) -> int:
+    """Return how many epochs a recipe takes in all, its rounds of settling too."""
+    settling = recipe["settling"]
+    return int(recipe["epochs"] + settling["rounds"] * settling["epochs"])
 
 
 def _engine(net: Net) -> TorchEngine:
@@ -148,20 +158,30 @@ def main() -> int:
             results[name] = _found(name, recipe, train, held_out, arguments.out)
     except KeyboardInterrupt:
         print(f"Interrupted. The same command goes on from {arguments.out}")
+    except ResumeError as error:
+        print(f"make experiments: {error}", file=sys.stderr)
+        return 1
     if results:
         print(table(results))
     return 0 if len(results) == len(ladder()) else 130
 
 
 def _found(name: str, recipe: Recipe, train: Images, held_out: Images, out: Path) -> dict[str, Any]:
-    """Return what an experiment found: of its file in `out` if it was done before."""
+    """Return what an experiment found: of its file in `out` if it was done before.
+
+    Raises:
+        ResumeError: it was done, wholly or in part, by another recipe.
+    """
     path = out / f"{name}.json"
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)
         print(f"{name}: {recipe}")
         found = experiment(recipe, train, held_out, path.with_suffix(".pt"))
         path.write_text(json.dumps(found, indent=2) + "\n")
-    return cast("dict[str, Any]", json.loads(path.read_text()))
+    stored: dict[str, Any] = json.loads(path.read_text())
+    if stored["recipe"] != json.loads(json.dumps(asdict(recipe))):  # JSON has no tuples
+        raise ResumeError(f"{path} is of another recipe: delete it, or name another OUT")
+    return stored
 
 
 if __name__ == "__main__":

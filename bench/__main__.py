@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,10 @@ from . import images, load, report
 from .servers import SETTINGS, BenchError, servers
 
 if TYPE_CHECKING:
-    from .report import Row
+    from .report import Failures, Row
     from .servers import Running, Server
 
+KINDS = ("tutorial", "engine")
 PHOTO_CONNECTIONS = 8
 OUT = Path("run/bench")
 SAMPLE = Path("samples/cat.jpg")
@@ -54,29 +56,41 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--only", help="names of servers, with commas between them")
-    parser.add_argument("--kind", help="tutorial or engine")
+    parser.add_argument("--kind", choices=KINDS, help="of servers; else both")
     arguments = parser.parse_args()
-    chosen = [
-        server
-        for server in servers(json.loads(SETTINGS.read_text()))
-        if arguments.only is None or server.name in arguments.only.split(",")
-        if arguments.kind in (None, server.kind)
-    ]
     try:
+        chosen = choose(arguments.only, arguments.kind)
         load.wrk()
-    except load.LoadError as error:
+    except (BenchError, load.LoadError) as error:
         print(f"make bench: {error}", file=sys.stderr)
         return 1
     found, failed = measure(chosen, QUICK if arguments.quick else FULL)
-    for name, why in failed.items():
-        print(f"make bench: {name} failed in a round: {why}", file=sys.stderr)
+    for name, reasons in failed.items():
+        for why in reasons:
+            print(f"make bench: {name} failed in a round: {why}", file=sys.stderr)
     if not any("connections" in row for row in found):
         return 1
-    print(report.write(found, Path("docs"), partial=arguments.quick or len(chosen) < 2))
+    partial = bool(arguments.quick or arguments.only or arguments.kind)
+    print(report.write(found, failed, Path("docs"), partial))
     return 1 if failed else 0
 
 
-def measure(chosen: list[Server], plan: Plan) -> tuple[list[Row], dict[str, str]]:
+def choose(only: str | None, kind: str | None) -> list[Server]:
+    """Return the servers of a kind, or of both, and of them only some, by their names.
+
+    Raises:
+        BenchError: a name is of none of them.
+    """
+    every = servers(json.loads(SETTINGS.read_text()))
+    known = {server.name: None for server in every if kind in (None, server.kind)}
+    names = [name.strip() for name in only.split(",")] if only else list(known)
+    for name in names:
+        if name not in known:
+            raise BenchError(f"no server is named {name!r} here, but these: {', '.join(known)}")
+    return [server for server in every if server.name in names and kind in (None, server.kind)]
+
+
+def measure(chosen: list[Server], plan: Plan) -> tuple[list[Row], Failures]:
     """Measure each server once a round.
 
     Returns:
@@ -87,7 +101,7 @@ def measure(chosen: list[Server], plan: Plan) -> tuple[list[Row], dict[str, str]
     bodies = images.write(small, OUT / "small")
     large = images.write(photos, OUT / "photos")
     found: list[Row] = []
-    failed: dict[str, str] = {}
+    failed: Failures = {}
     OUT.mkdir(parents=True, exist_ok=True)
     with (OUT / "results.jsonl").open("w") as kept:
         for number in range(plan.rounds):
@@ -96,7 +110,7 @@ def measure(chosen: list[Server], plan: Plan) -> tuple[list[Row], dict[str, str]
                 try:
                     new = _measure(server, small, labels[server.kind], bodies, large, plan)
                 except (BenchError, load.LoadError) as error:
-                    failed[f"{server.name} ({server.kind})"] = str(error)
+                    failed.setdefault(f"{server.name} ({server.kind})", []).append(str(error))
                     continue
                 found += [{"round": number, **row} for row in new]
                 kept.write("".join(json.dumps(row) + "\n" for row in found[-len(new) :]))
@@ -148,11 +162,26 @@ def _check(server: Server, running: Running, small: list[bytes], labels: list[st
     headers = {"Content-Type": images.CONTENT_TYPES[server.encoding]}
     for image, expected in zip(small, labels, strict=True):
         body = images.body(image, server.encoding)
-        answer = requests.post(running.url, data=body, headers=headers, timeout=30).json()
-        shown = answer[0] if isinstance(answer, list) else answer  # BentoML's batches are lists
-        got = max(shown.items(), key=lambda pair: pair[1])[0]
+        try:
+            got = _likeliest(requests.post(running.url, data=body, headers=headers, timeout=30))
+        except requests.RequestException as error:
+            raise BenchError(f"{running.url} does not answer: {error}") from error
         if got != expected:
             raise BenchError(f"{server.name} ({server.kind}) answers {got}, not {expected}")
+
+
+def _likeliest(answer: requests.Response) -> str:
+    """Return the likeliest label of an answer.
+
+    Raises:
+        BenchError: it is no answer, but what a server says that can't give one.
+    """
+    with suppress(ValueError, TypeError, LookupError):
+        told = answer.json()
+        shown = told[0] if isinstance(told, list) else told  # BentoML's batches are lists
+        if answer.ok:
+            return str(max(shown, key=lambda label: float(shown[label])))
+    raise BenchError(f"{answer.url} answers {answer.status_code} {answer.text[:200]}")
 
 
 def _alone(small: list[bytes], seconds: float = 5.0, batch: int = 32) -> dict[str, Any]:

@@ -23,19 +23,22 @@ if TYPE_CHECKING:
 mpl.use("agg")
 
 Row = dict[str, Any]
+Failures = dict[str, list[str]]
+"""Why servers failed, once for each round in which they did, by name and kind."""
 OURS = Ours.name
 
 
-def write(rows: list[Row], docs: Path, partial: bool) -> str:
+def write(rows: list[Row], failed: Failures, docs: Path, partial: bool) -> str:
     """Return a summary; unless it is a partial run, write docs/benchmarks.md and its pictures."""
-    tables = "\n\n".join([_throughput(rows), _latency(rows), _others(rows), _share(rows)])
+    rounds = 1 + max(row["round"] for row in rows)
+    parts = [_throughput(rows), _latency(rows), _others(rows), _share(rows)]
+    tables = "\n\n".join(filter(None, [*parts, _failures(failed, rounds)]))
     if partial:
         return tables
     pictures = docs / "benchmarks"
     pictures.mkdir(parents=True, exist_ok=True)
     _scaling(rows).savefig(pictures / "scaling.png", dpi=100)
     _frontier(rows).savefig(pictures / "latency.png", dpi=100)
-    rounds = 1 + max(row["round"] for row in rows)
     put(docs / "benchmarks.md", "servers", f"{machine()}; n = {rounds} rounds\n\n{tables}")
     return tables
 
@@ -155,6 +158,12 @@ def _share(rows: list[Row]) -> str:
     if not shares:
         return ""
     return f"Of what the engine does alone, a client of ours gets {' and '.join(shares)}."
+
+
+def _failures(failed: Failures, rounds: int) -> str:
+    """Return which servers have fewer rounds in the tables than are said, or none at all."""
+    told = [f"{name} in {len(reasons)} of {rounds}" for name, reasons in failed.items()]
+    return f"Failed in rounds, which the tables leave out: {'; '.join(told)}." if told else ""
 
 
 def _scaling(rows: list[Row]) -> Figure:

@@ -58,9 +58,16 @@ class Running:
     seconds: float
 
     def memory(self) -> float:
-        """Return the memory of all its processes, in MB; what they share counts once (PSS)."""
-        family = [p for root in self.roots for p in (root, *root.children(recursive=True))]
-        return sum(p.memory_full_info().pss for p in family) / 1e6
+        """Return the memory of all its processes, in MB; what they share counts once (PSS).
+
+        Raises:
+            BenchError: one of them has died.
+        """
+        try:
+            family = [p for root in self.roots for p in (root, *root.children(recursive=True))]
+            return sum(p.memory_full_info().pss for p in family) / 1e6
+        except psutil.NoSuchProcess as error:
+            raise BenchError(f"a process of {self.url} has died: {error}") from error
 
 
 class Server(Protocol):
@@ -99,17 +106,29 @@ class Software:
     path: str = "/predict"
 
     def python(self) -> Path:
-        """Make the environment where there is none; return its Python."""
+        """Make the environment where there is none; return its Python.
+
+        Raises:
+            BenchError: it can't be made.
+        """
         folder = ENVIRONMENTS / re.sub(r"\W+", "-", "-".join(self.packages))
         python, ready = folder / "bin" / "python", folder / ".ready"
         if not ready.exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+            _install([sys.executable, "-m", "venv", "--clear", str(folder)])
             ours = next(path for path in sys.path if path.endswith("site-packages"))
             site = next((folder / "lib").glob("python*/site-packages"))
             (site / "ours.pth").write_text(ours + "\n")
-            subprocess.run([python, "-m", "pip", "install", "-q", *self.packages], check=True)
+            _install([str(python), "-m", "pip", "install", "-q", *self.packages])
             ready.touch()
         return python.absolute()
+
+
+def _install(command: list[str]) -> None:
+    """Run a command that installs something, and shows what it has to say."""
+    try:
+        subprocess.run(command, check=True)
+    except subprocess.CalledProcessError as error:
+        raise BenchError(f"a peer can't be installed: {error}") from None
 
 
 @dataclass(frozen=True)

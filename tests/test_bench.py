@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
+import requests
 
-from bench import images, report, tune
-from bench.__main__ import main as bench_main
-from bench.servers import BenchError
+import bench.__main__ as bench
+from bench import images, load, report, servers, tune
+from bench.servers import PEERS, PLAIN, BenchError, Running, peer
 from bench.tune import Goal, Trial
 from classifier import releases
 
 from .images import encode, sample
+
+if TYPE_CHECKING:
+    from bench.report import Row
+    from bench.servers import Server
 
 
 def trial(rate: float, p99: float, alone: float) -> Trial:
@@ -71,7 +80,7 @@ def test_without_wrk_nothing_is_tried(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    for main in (tune.main, bench_main):
+    for main in (tune.main, bench.main):
         monkeypatch.setattr("sys.argv", ["bench"])
         assert main() == 1
         assert "wrk is not installed: apt-get install wrk" in capsys.readouterr().err
@@ -110,3 +119,115 @@ def test_only_what_is_between_the_marks_is_replaced(tmp_path: Path) -> None:
         assert page.read_text() == f"before\n<!-- a -->\n\n{text}\n\n<!-- /a -->\nafter\n"
     with pytest.raises(ValueError, match="has no <!-- b -->"):
         report.put(page, "b", "text")
+
+
+def row(server: str, number: int) -> Row:
+    """What is measured of a server in a round, with one client."""
+    about = {"server": server, "kind": "engine", "round": number, "images": "small"}
+    return {**about, "connections": 1, "rate": 100.0, "p50": 1.0, "p99": 2.0}
+
+
+@pytest.mark.parametrize("option", ["--quick", "--only=mosec, FastAPI", "--kind=tutorial", None])
+def test_only_a_whole_run_is_written(option: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    monkeypatch.setattr(load, "wrk", lambda: "wrk")
+    monkeypatch.setattr(bench, "measure", lambda *_: ([row("mosec", 0)], {}))
+    monkeypatch.setattr(report, "write", lambda *given: written.append(given[-1]))
+    monkeypatch.setattr("sys.argv", ["bench", *([option] if option else [])])
+    assert bench.main() == 0
+    assert written == [option is not None], "partial or not"
+
+
+@pytest.mark.parametrize(
+    ("only", "kind"), [("ray serve", None), ("mosec,", None), ("TorchServe (ours)", "tutorial")]
+)
+def test_servers_that_are_none_are_refused_by_naming_those_that_are(
+    only: str, kind: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [f"--only={only}", *([f"--kind={kind}"] if kind else [])]
+    monkeypatch.setattr("sys.argv", ["bench", *options])
+    assert bench.main() == 1
+    assert "but these: " in (said := capsys.readouterr().err)
+    assert "mosec, FastAPI, LitServe, BentoML, Ray Serve" in said
+
+
+def test_servers_are_chosen_by_name_and_kind() -> None:
+    assert [(s.name, s.kind) for s in bench.choose("mosec, Ray Serve", "engine")] == [
+        ("mosec", "engine"),
+        ("Ray Serve", "engine"),
+    ]
+    assert len(bench.choose(None, None)) == 12
+
+
+def test_a_server_that_fails_stops_no_other_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(server: Server, *_: object) -> list[Row]:
+        turns.append(server.name)
+        if server.name == "LitServe" or (server.name == "BentoML" and turns.count("BentoML") < 3):
+            raise BenchError("it has a bad day")
+        about = {"server": server.name, "memory": 1.0, "start": 1.0}
+        found: dict[str, Any] = row(server.name, 0) | about
+        return [found, found | {"images": "photos"}]
+
+    turns: list[str] = []
+    monkeypatch.setattr(bench, "OUT", tmp_path)
+    monkeypatch.setattr(bench, "_measure", measured)
+    monkeypatch.setattr(bench, "_labels", lambda *_: [])
+    monkeypatch.setattr(bench, "_alone", lambda *_: {"images": "small", "rate": 200.0})
+    monkeypatch.setattr(images, "small", list)
+    chosen = bench.choose("mosec,LitServe,BentoML", "engine")
+    found, failed = bench.measure(chosen, bench.Plan(5, 0, (1,), 0))
+    assert len(turns) == 15
+    told = report.write(found, failed, tmp_path, partial=True)
+    assert "| mosec | engine | 100 (100–100) |" in told
+    assert told.splitlines()[-1].startswith("Failed in rounds, which the tables leave out: ")
+    assert "BentoML (engine) in 2 of 5" in told
+    assert "LitServe (engine) in 5 of 5" in told
+    assert "Failed" not in report.write(found, {}, tmp_path, partial=True)
+
+
+FAILURE = '{"code": 503, "type": "InternalServerException", "message": "Prediction failed"}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "label"),
+    [
+        (200, '{"car": 0.9, "cat": 0.1}', "car"),
+        (200, '[{"cat": 0.1, "car": 0.9}]', "car"),
+        (503, '{"car": 0.9, "cat": 0.1}', None),
+        (503, FAILURE, None),
+        (200, FAILURE, None),
+        (502, "<h1>Bad Gateway</h1>", None),
+        *[(200, body, None) for body in ("", "[]", "{}", "null", '["car"]')],
+    ],
+)
+def test_only_an_answer_is_taken_for_one(status: int, body: str, label: str | None) -> None:
+    answer = requests.Response()
+    answer.status_code, answer.url, answer._content = status, "http://peer", body.encode()
+    if label:
+        assert bench._likeliest(answer) == label
+    else:
+        with pytest.raises(BenchError, match=f"http://peer answers {status} "):
+            bench._likeliest(answer)
+
+
+def test_what_happens_to_a_peer_is_told_as_its_failure(
+    free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mosec = peer("mosec", "engine", PLAIN)
+    ended = psutil.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    gone = Running(f"http://127.0.0.1:{free_port}", [ended], 1.0)
+    with pytest.raises(BenchError, match="does not answer"):
+        bench._check(mosec, gone, [b"image"], ["cat"])
+    with pytest.raises(BenchError, match="has died"):
+        gone.memory()
+
+    def refused(command: list[str], **_: object) -> None:
+        raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(servers, "ENVIRONMENTS", tmp_path)
+    monkeypatch.setattr(subprocess, "run", refused)
+    with pytest.raises(BenchError, match="can't be installed"):
+        PEERS["mosec"].python()

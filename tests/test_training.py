@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from model.classifier import read_labels
 from model.engine_torch import TorchEngine
@@ -211,6 +212,25 @@ def test_settles_in_rounds_each_half_way_from_what_was_before(
         assert not torch.equal(before, after)
         assert torch.allclose(kept, (before + after) / 2)
     assert torch.equal(seen[1][0], seen[0][2]), "a round goes on from the one before"
+
+
+def test_a_round_forgets_with_what_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+
+    def recorded(keep: float) -> object:
+        kept.append(keep)
+        return get_ema_multi_avg_fn(keep)
+
+    monkeypatch.setattr("training.trainer.get_ema_multi_avg_fn", recorded)
+    trained = trainer(SETTLING)
+    while trained.step < trained.steps:
+        trained.advance()
+    assert kept == [SETTLING.averaging, *[SETTLING.averaging_in_round(4)] * 2]
+    for count in (40, 300, 5000):
+        recipe = Recipe.for_images(count)
+        steps = recipe.settling.epochs * (count // recipe.batch)
+        assert recipe.averaging_in_round(steps) ** steps < 0.06
+    assert Recipe().averaging_in_round(8 * (49_000 // 256)) == Recipe.averaging
 
 
 def test_settles_on_jpegs_whose_blocks_lie_as_in_those_that_users_send() -> None:

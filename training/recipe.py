@@ -64,6 +64,14 @@ class Recipe:
     settling: Settling = Settling()
     seed: int = 0
 
+    def averaging_in_round(self, steps: int) -> float:
+        """Return what the average keeps of itself at each step of a round of settling of so many.
+
+        In a short round it keeps less: at the end of a round some 5 % of the average, at most, are
+        the weights with which the round began, as in those of the released weights.
+        """
+        return max(0.0, min(self.averaging, 1 - 3 / steps))
+
     @classmethod
     def for_images(cls, count: int, epochs: int | None = None) -> Recipe:
         """Return the recipe for a training set of so many images; for CIFAR-10 the default one.

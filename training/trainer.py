@@ -64,14 +64,13 @@ class Trainer:
         once = self._generator(-1)
         self.mirrored = torch.rand(len(data.targets), generator=once) < 0.5
         self.jpegs = compress(data.pixels, once).to(device)
-        net = Net(classes, recipe.dropout).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._begin(net)
         self.before: Net | None = None  # the net before this round of settling, if it is one
         self.images = _fingerprint(data)
         self.log: list[tuple[float, float]] = []  # loss and accuracy in [0, 1] of each step
         self.steps_per_epoch = len(data.targets) // recipe.batch
         self.epochs = recipe.epochs + recipe.settling.rounds * recipe.settling.epochs
         self.steps = self.epochs * self.steps_per_epoch
+        self._begin(Net(classes, recipe.dropout).to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
 
     @property
     def step(self) -> int:
@@ -144,6 +143,7 @@ class Trainer:
             if state.get(key) != mine:
                 raise ResumeError(f"{path} is of a run with other {key}: {remedy}")
         self.log = state["log"]
+        self._begin(self.net)  # as the phase of the checkpoint began: its average keeps its own
         self.net.load_state_dict(state["net"])
         if state["before"] is not None:
             self.before = copy.deepcopy(self.net).eval()
@@ -164,10 +164,11 @@ class Trainer:
 
     def _begin(self, net: Net) -> None:
         """Begin to train a net: its average and the optimizer know nothing of what was before."""
-        recipe = self.recipe
+        recipe, phase = self.recipe, self.phase(self.step)
         self.net = net
-        keep = get_ema_multi_avg_fn(recipe.averaging)
-        self.average = AveragedModel(net, multi_avg_fn=keep, use_buffers=True)
+        keep = recipe.averaging_in_round(phase.steps) if phase.round else recipe.averaging
+        average = get_ema_multi_avg_fn(keep)
+        self.average = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
         weights = {"params": [p for p in net.parameters() if p.ndim > 1]}
         others = {"params": [p for p in net.parameters() if p.ndim == 1]}  # norms and biases
         groups: list[dict[str, Any]] = [{**weights, "weight_decay": recipe.decay}, others]

@@ -36,7 +36,7 @@ EVERYWHERE = "0.0.0.0"  # noqa: S104
 LOADING = ("model_snapshot", "load_models", "models")
 """Settings that say what is served: releases.toml takes their place."""
 
-FILES = ("metrics_config", "vmargs", "private_key_file", "certificate_file", "keystore")
+FILES = ("metrics_config", "vmargs")
 """Settings that name files, as they are seen from the project's folder; TorchServe is started in
 another one. vmargs names the file of log4j."""
 
@@ -57,7 +57,7 @@ def read(path: Path) -> Properties:
     """Read a .properties file of `key=value` lines.
 
     Raises:
-        ServerError: the file is missing, or a line goes on in the next.
+        ServerError: the file is missing, a line goes on in the next, or an address is https.
     """
     try:
         lines = [line.strip() for line in path.read_text().splitlines()]
@@ -68,7 +68,11 @@ def read(path: Path) -> Properties:
     if going_on:
         raise ServerError(f"{path}: put the setting {going_on[0]!r} on one line")
     pairs = [line.partition("=") for line in settings]
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    found = {key.strip(): value.strip() for key, _, value in pairs}
+    for key in ADDRESSES:
+        if found.get(key, "").startswith("https:"):
+            raise ServerError(f"{path}: {key}: TLS is a proxy's: write http:// (see deploy/nginx/)")
+    return found
 
 
 def address(properties: Properties, kind: str) -> str:

@@ -130,6 +130,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         config.read(tmp_path / "config.properties")
 
 
+def test_tls_is_left_to_a_proxy(tmp_path: Path) -> None:
+    path = tmp_path / "config.properties"
+    path.write_text("inference_address=https://127.0.0.1:8443\n")
+    with pytest.raises(ServerError, match="inference_address: TLS is a proxy's"):
+        config.read(path)
+
+
 def test_the_generated_configuration_serves_the_releases(tmp_path: Path) -> None:
     text = config.generate(
         {"inference_address": "http://127.0.0.1:1", "load_models": "all", "model_store": "other"},

@@ -3,7 +3,7 @@
     failure                                             asked again
     no connection, or it broke, or no answer in time    yes
     503  the queue is full, or no worker is ready       yes
-    507  a worker is out of memory                      yes
+    507  a worker died, or is out of memory             yes
     500  a worker died, or took too long                yes
     502, 504  from a proxy before the server            yes
     400  the token is missing, wrong or expired         once, where the token comes from a function

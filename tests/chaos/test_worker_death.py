@@ -54,4 +54,6 @@ def test_worker_death(served: Deployment, long: bool, seed: int, figures: dict[s
     }
     assert_all_right(load, served.place.model_store / "cifar10-1.0.mar")
     assert min(between) > 0, "a moment without an answer"
+    others = [failure for failure in load.failures if "Worker died." not in failure]
+    assert not others, f"not by the death itself, as a 503 for want of workers: {others[:3]}"
     assert len(load.failures) <= kills * BATCH, "more than the batches in flight"

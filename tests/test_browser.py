@@ -213,6 +213,42 @@ def test_swagger_tries_the_example_of_a_protocol_out(page: Page, address: str) -
     expect(live).to_contain_text('"label": "cat"')
 
 
+def test_swagger_fits_a_phone(page: Page, address: str) -> None:
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    block = operation(page, address, "predictions-predict")
+    block.locator("input[type=file]").set_input_files(SAMPLE)
+    block.get_by_role("button", name="Execute").click()
+    expect(block.locator(".live-responses-table")).to_contain_text('"cat": 0.99')
+    beyond = """(block, width) => [...block.querySelectorAll("table, button, input, select")]
+        .filter((part) => part.getBoundingClientRect().right > width)
+        .map((part) => part.className)"""
+    assert block.evaluate(beyond, PHONE["width"]) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def tab_to(page: Page, target: Locator) -> None:
+    """Press Tab until something has the focus."""
+    for _ in range(100):
+        page.keyboard.press("Tab")
+        if target.evaluate("(part) => part === document.activeElement"):
+            return
+    pytest.fail(f"Tab does not reach {target}")
+
+
+def test_swagger_needs_the_keyboard_only(page: Page, address: str) -> None:
+    page.goto(f"{address}/docs")
+    block = page.locator("#operations-predictions-predict")
+    tab_to(page, block.locator("button.opblock-summary-control"))
+    page.keyboard.press("Enter")
+    tab_to(page, block.locator("input[type=file]"))
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Space")
+    chooser.value.set_files(SAMPLE)
+    tab_to(page, block.get_by_role("button", name="Execute"))
+    page.keyboard.press("Enter")
+    expect(block.locator(".live-responses-table")).to_contain_text('"cat": 0.99')
+
+
 def test_it_answers_under_its_own_name_only(address: str) -> None:
     """Another site could give its name this machine's address, and then read what it says."""
     answer = httpx.get(f"{address}/served", headers={"Host": "elsewhere.example"})

@@ -98,12 +98,16 @@ class Software:
         command: after `python -m`; {port} is filled in.
         encoding: how a body holds an image.
         path: of the endpoint.
+        reads: which settings it heeds.
+        least_delay: ms; with less it waits as it sees fit.
     """
 
     packages: tuple[str, ...]
     command: tuple[str, ...]
     encoding: str = "raw"
     path: str = "/predict"
+    reads: tuple[str, ...] = ("workers", "threads", "batch", "delay")
+    least_delay: int = 0
 
     def python(self) -> Path:
         """Make the environment where there is none; return its Python.
@@ -139,7 +143,8 @@ class Peer:
         name: as its makers write it.
         kind: `tutorial`, as its own tutorials have it, or `engine`, with our engine and decoding.
         software: how it is run.
-        settings: `workers`, `threads` of each, `batch`, and `delay` (ms), as in releases.toml.
+        settings: `workers`, `threads` of each, `batch`, and `delay` (ms), as in releases.toml;
+            only those that it reads.
     """
 
     name: str
@@ -328,10 +333,15 @@ def servers(settings: dict[str, dict[str, int]]) -> list[Server]:
 
 PEERS = {
     "mosec": Software(
-        ("mosec==0.9.8",), ("bench.peers.mosec_server", "--port", "{port}"), path="/inference"
+        ("mosec==0.9.8",),
+        ("bench.peers.mosec_server", "--port", "{port}"),
+        path="/inference",
+        least_delay=1,
     ),
     "FastAPI": Software(
-        ("fastapi==0.165.0", "uvicorn[standard]==0.54.0"), ("bench.peers.fastapi_server",)
+        ("fastapi==0.165.0", "uvicorn[standard]==0.54.0"),
+        ("bench.peers.fastapi_server",),
+        reads=("workers", "threads"),
     ),
     "LitServe": Software(
         ("litserve==0.2.19",), ("bench.peers.litserve_server",), encoding="base64"
@@ -340,6 +350,7 @@ PEERS = {
         ("bentoml==1.4.40",),
         ("bentoml", "serve", "bench.peers.bentoml_server:Classifier", "--port", "{port}"),
         encoding="base64 list",
+        reads=("workers", "threads", "batch"),
     ),
     "Ray Serve": Software(("ray[serve]==2.60.0",), ("bench.peers.ray_server",)),
 }
@@ -347,7 +358,8 @@ PEERS = {
 
 def peer(name: str, kind: str, settings: dict[str, int]) -> Peer:
     """Return another server, as one of the two kinds."""
-    return Peer(name, kind, PEERS[name], settings)
+    software = PEERS[name]
+    return Peer(name, kind, software, {key: settings[key] for key in software.reads})
 
 
 def _wait(

@@ -25,8 +25,6 @@ from . import images, load, report
 from .servers import PEERS, SETTINGS, BenchError, Ours, peer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from .servers import Server
 
 CONNECTIONS = (32, 64)
@@ -36,9 +34,9 @@ TIE = 0.07
 MOST_WORKERS = 16
 """More take more memory than most machines have."""
 BATCHES = (8, 16, 32, 64)
-DELAYS = (1, 2, 5)
-NO_DELAY = 0
-"""With it TorchServe gathers two requests at most: for a lone one the fastest, for many slow."""
+DELAYS = (0, 1, 2, 5)
+BEGIN = {"workers": 1, "threads": 1, "batch": 16, "delay": 1}
+"""What is kept of each until it is varied itself."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 OUT = Path("run/tune")
 RELEASES = Path("releases.toml")
@@ -93,11 +91,30 @@ def splits(cores: int) -> list[Sizes]:
     ]
 
 
-def stages(cores: int, goal: Goal) -> Iterator[list[Sizes]]:
-    """Return what is varied, one thing after the other."""
-    yield splits(cores)
-    yield [{"batch": batch} for batch in BATCHES]
-    yield [{"delay": delay} for delay in ((NO_DELAY, *DELAYS) if goal.latency else DELAYS)]
+def stages(name: str, cores: int, goal: Goal) -> list[list[Sizes]]:
+    """Return what is varied of a server, one thing after the other, and only what it reads."""
+    varied = [splits(cores)]
+    if "batch" in reads(name):
+        varied.append([{"batch": batch} for batch in BATCHES])
+    if "delay" in reads(name):
+        least = _least_delay(name, goal)
+        varied.append([{"delay": delay} for delay in DELAYS if delay >= least])
+    return varied
+
+
+def reads(name: str) -> tuple[str, ...]:
+    """Return which sizes a server heeds."""
+    return tuple(BEGIN) if name == Ours.name else PEERS[name].reads
+
+
+def _least_delay(name: str, goal: Goal) -> int:
+    """Return the least delay that is of use, in ms.
+
+    With none TorchServe gathers two requests at most: for a lone one the fastest, for many slow.
+    """
+    if name == Ours.name:
+        return 0 if goal.latency else 1
+    return PEERS[name].least_delay
 
 
 def tune(name: str, bodies: list[bytes], goal: Goal) -> list[Trial]:
@@ -107,10 +124,11 @@ def tune(name: str, bodies: list[bytes], goal: Goal) -> list[Trial]:
         BenchError: it answered all requests in no trial.
     """
     trials: dict[str, Trial] = {}
-    best: Sizes = {"workers": cpu_count(), "threads": 1, "batch": 16, "delay": 1}
-    total = sum(len(stage) for stage in stages(cpu_count(), goal)) - 2
+    varied = stages(name, cpu_count(), goal)
+    best = {key: BEGIN[key] for key in reads(name)}
+    total = sum(len(stage) for stage in varied) - len(varied) + 1  # each begins with the best
     with tqdm(total=total, desc=name, unit=" trials") as bar:
-        for stage in stages(cpu_count(), goal):
+        for stage in varied:
             for change in stage:
                 sizes = best | change
                 key = json.dumps(sizes, sort_keys=True)
@@ -152,7 +170,7 @@ def table(trials: list[Trial], best: Trial) -> str:
     head = ["workers", "threads", "batch", "delay, ms", "answers a second", "p99, ms"]
     rows = [
         [
-            *(str(t.sizes[key]) for key in ("workers", "threads", "batch", "delay")),
+            *(str(t.sizes.get(key, "")) for key in BEGIN),
             f"{t.rate:,.0f}",
             f"{t.p99:.1f}",
             f"{t.alone:.2f}",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ import requests
 
 import bench.__main__ as bench
 from bench import images, load, report, servers, tune
-from bench.servers import PEERS, PLAIN, BenchError, Running, peer
+from bench.servers import PEERS, PLAIN, SETTINGS, BenchError, Ours, Running, peer
 from bench.tune import Goal, Trial
 from classifier import releases
 
@@ -59,9 +61,47 @@ def test_workers_and_threads_leave_no_core_idle_or_fought_over(cores: int) -> No
     assert all(cores // 2 < way["workers"] * way["threads"] <= cores for way in ways)
 
 
-def test_only_for_latency_alone_a_batch_waits_for_nothing() -> None:
-    assert {"delay": 0} in [size for stage in tune.stages(2, Goal(latency=True)) for size in stage]
-    assert {"delay": 0} not in [size for stage in tune.stages(2, Goal()) for size in stage]
+THROUGHPUT = Goal()
+
+
+def varied(name: str, key: str, goal: Goal = THROUGHPUT) -> list[int]:
+    return [size[key] for stage in tune.stages(name, 2, goal) for size in stage if key in size]
+
+
+def test_only_for_latency_alone_a_batch_of_ours_waits_for_nothing() -> None:
+    assert varied(Ours.name, "delay", Goal(latency=True)) == [0, 1, 2, 5]
+    assert varied(Ours.name, "delay") == [1, 2, 5]
+
+
+def test_what_a_peer_does_not_read_is_neither_varied_nor_kept() -> None:
+    kept = json.loads(SETTINGS.read_text())
+    for name, software in PEERS.items():
+        (module,) = re.findall(r"bench\.peers\.\w+", " ".join(software.command))
+        code = Path(module.replace(".", "/")).with_suffix(".py").read_text()
+        read = [key for key in ("batch", "delay") if re.search(rf"\b{key.upper()}\b", code)]
+        assert software.reads == ("workers", "threads", *read), name
+        assert [key for key in ("batch", "delay") if varied(name, key)] == read
+        assert tuple(kept[name]) == software.reads
+        assert tuple(peer(name, "engine", PLAIN).settings) == software.reads
+    assert varied("LitServe", "delay") == varied("Ray Serve", "delay") == [0, 1, 2, 5]
+    assert varied("mosec", "delay") == [1, 2, 5], "with 0 it waits for 10 ms"
+
+
+def test_tries_each_size_once_and_goes_on_from_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def measured(_: str, sizes: dict[str, int], __: list[bytes]) -> Trial:
+        tried.append(sizes)
+        return Trial(sizes, 1000 * sizes["workers"], 1, 1 / sizes.get("batch", 1))
+
+    monkeypatch.setattr(tune, "_try", measured)
+    monkeypatch.setattr(tune, "cpu_count", lambda: 2)
+    tune.tune("FastAPI", [], Goal())
+    assert tried == [{"workers": 2, "threads": 1}, {"workers": 1, "threads": 2}]
+    tried.clear()
+    tune.tune("BentoML", [], Goal())
+    assert [sizes["batch"] for sizes in tried] == [16, 16, 8, 32, 64]
+    assert all(sizes.keys() == {"workers", "threads", "batch"} for sizes in tried)
 
 
 def test_what_is_best_is_kept_and_the_rest_of_releases_stays(tmp_path: Path) -> None:

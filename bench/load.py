@@ -23,14 +23,13 @@ class Result:
         connections: how many clients asked, each again as soon as it was answered.
         requests: answers of 200.
         rate: of these, in 1/s.
-        p50, p90, p99: milliseconds from request to answer, by percentile.
+        p50, p99: milliseconds from request to answer, by percentile.
     """
 
     connections: int
     requests: int
     rate: float
     p50: float
-    p90: float
     p99: float
 
     def to_json(self) -> dict[str, float]:

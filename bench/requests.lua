@@ -21,9 +21,9 @@ end
 function done(summary, latency)
   local errors = summary.errors
   io.write(string.format(
-    '\n{"requests": %d, "rate": %.3f, "p50": %.4f, "p90": %.4f, "p99": %.4f, '
+    '\n{"requests": %d, "rate": %.3f, "p50": %.4f, "p99": %.4f, '
       .. '"errors": {"connect": %d, "read": %d, "write": %d, "status": %d, "timeout": %d}}\n',
     summary.requests, summary.requests / summary.duration * 1e6,
-    latency:percentile(50) / 1000, latency:percentile(90) / 1000, latency:percentile(99) / 1000,
+    latency:percentile(50) / 1000, latency:percentile(99) / 1000,
     errors.connect, errors.read, errors.write, errors.status, errors.timeout))
 end

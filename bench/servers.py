@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import tomlkit
 import torch
 
 from classifier import archive, config, java
+from classifier.errors import ClassifierError
 from classifier.process import end, find
 from classifier.server import Place
 from classifier.server import Server as OurServer
@@ -176,12 +176,10 @@ class Ours:
     """This project's server, as `make serve` starts it.
 
     Attributes:
-        engine: which one runs the net.
         settings: as in releases.toml; what is absent fits the machine.
         versions: how many are served; the first one is asked.
     """
 
-    engine: str = "auto"
     settings: Mapping[str, int] = field(default_factory=dict)
     versions: int = 1
     name: str = "TorchServe (ours)"
@@ -193,27 +191,31 @@ class Ours:
         """Run it, until it answers and as long as it is needed."""
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             place = _place(Path(folder))
-            project = with_engine(self.engine, Path(folder))
-            weights = project / archive.WEIGHTS
             versions = [f"{number}.0" for number in range(1, self.versions + 1)]
             for version in versions:
-                archive.build(archive.MODEL, version, weights, place.model_store, project)
+                archive.build(archive.MODEL, version, Path(archive.WEIGHTS), place.model_store)
             release = {"default": versions[0], "versions": versions, **self.settings}
             place.releases.write_text(tomlkit.dumps({archive.MODEL: release}))
             server = OurServer(place)
             with server.lock():
-                begin = time.monotonic()
-                server.start()
-                server.client(archive.MODEL).predict(image)
-                seconds = time.monotonic() - begin
-                roots = [p for p in (server.process(), find(server.monitor)) if p is not None]
-                if len(roots) < 2:
-                    raise BenchError("our server or its monitor has died")
                 try:
-                    url = f"{server.inference}/predictions/{archive.MODEL}"
-                    yield Running(url, roots, seconds)
+                    yield _start_ours(server, image)
+                except ClassifierError as error:
+                    raise BenchError(f"{self.name}: {error}") from error
                 finally:
                     server.stop()
+
+
+def _start_ours(server: OurServer, image: bytes) -> Running:
+    """Start our server, until it answers."""
+    begin = time.monotonic()
+    server.start()
+    server.client(archive.MODEL).predict(image)
+    seconds = time.monotonic() - begin
+    roots = [p for p in (server.process(), find(server.monitor)) if p is not None]
+    if len(roots) < 2:
+        raise BenchError("our server or its monitor has died")
+    return Running(f"{server.inference}/predictions/{archive.MODEL}", roots, seconds)
 
 
 @dataclass(frozen=True)
@@ -281,16 +283,6 @@ def _naive_archive(folder: Path) -> None:
     for option, value in arguments.items():
         command += [option, value]
     subprocess.run(command, check=True, capture_output=True)
-
-
-def with_engine(engine: str, folder: Path) -> Path:
-    """Copy what is archived into a folder, with another engine picked; return the copy."""
-    project = folder / "project"
-    for name in ("handler", "model"):
-        shutil.copytree(name, project / name)
-    path = project / archive.CONFIG
-    path.write_text(re.sub(r"engine: \w+", f"engine: {engine}", path.read_text()))
-    return project
 
 
 def _place(folder: Path) -> Place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench.servers import with_engine
 from classifier import archive
 from training import cifar10
 
@@ -101,6 +101,16 @@ def test_images() -> Images:
 def curl() -> str:
     """The program curl, as README uses it."""
     return shutil.which("curl") or do_without("curl is not installed")
+
+
+def with_engine(engine: str, folder: Path) -> Path:
+    """Copy what is archived into a folder, with another engine picked; return the copy."""
+    project = folder / "project"
+    for name in ("handler", "model"):
+        shutil.copytree(name, project / name)
+    path = project / archive.CONFIG
+    path.write_text(re.sub(r"engine: \w+", f"engine: {engine}", path.read_text()))
+    return project
 
 
 def do_without(reason: str) -> NoReturn:

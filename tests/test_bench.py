@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,18 @@ import pytest
 import requests
 
 import bench.__main__ as bench
-from bench import images, load, report, servers, tune
+from bench import costs, images, load, report, servers, tune
 from bench.servers import PEERS, PLAIN, SETTINGS, BenchError, Ours, Running, peer
 from bench.tune import Goal, Trial
-from classifier import releases
+from classifier import archive, releases
+from classifier.errors import ServerError
+from classifier.server import Server as OurServer
 
 from .images import encode, sample
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bench.report import Row
     from bench.servers import Server
 
@@ -271,3 +276,30 @@ def test_what_happens_to_a_peer_is_told_as_its_failure(
     monkeypatch.setattr(subprocess, "run", refused)
     with pytest.raises(BenchError, match="can't be installed"):
         PEERS["mosec"].python()
+
+
+def test_what_happens_to_our_server_is_told_as_its_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: object) -> None:
+        raise ServerError("no worker came up")
+
+    monkeypatch.setattr(archive, "build", lambda *_: None)
+    monkeypatch.setattr(OurServer, "start", start)
+    running = Ours().running(b"image")
+    with pytest.raises(BenchError, match="no worker came up"), running:
+        pass
+
+
+def test_what_a_request_costs_is_told_of_the_cores_that_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @contextmanager
+    def running(*_: object) -> Iterator[Running]:
+        yield Running("http://ours", [psutil.Process()], 1.0)
+
+    monkeypatch.setattr(costs, "cpu_count", lambda: 8)
+    monkeypatch.setattr(costs, "parts", lambda _: {})
+    monkeypatch.setattr(images, "write", lambda *_: {"raw": Path()})
+    monkeypatch.setattr(load, "run", lambda *_: load.Result(64, 10_000, 1000.0, 1.0, 2.0))
+    monkeypatch.setattr(Ours, "running", running)
+    told = costs.budget([b"image"])
+    assert told.splitlines()[-1] == "| 8 cores for 1,000 answers a second | 8000 |"

@@ -59,11 +59,15 @@ class OpenVinoEngine:
         classes = self.compiled.output(0).get_partial_shape()[1].get_length()
         self.none = np.empty((0, classes), np.float32)  # OpenVINO answers it with what was before
         self.local = threading.local()  # a request holds one batch: two threads must not share it
+        # Two threads that make their first ones at the same moment can crash OpenVINO.
+        self.making = threading.Lock()
+        self.local.request = self.compiled.create_infer_request()
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 N×32×32×3 RGB pixels to float32 N×classes probabilities in [0, 1]."""
         if not hasattr(self.local, "request"):
-            self.local.request = self.compiled.create_infer_request()
+            with self.making:
+                self.local.request = self.compiled.create_infer_request()
         run = functools.partial(self.local.request.infer, share_inputs=True)
         results = [run(part)[0] for part in parts(pixels)]
         return np.concatenate([self.none, *results])

@@ -85,6 +85,26 @@ def test_any_number_of_images_makes_a_batch() -> None:
     }
 
 
+def test_no_two_requests_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = model.load("model", "openvino", threads=1).engine
+    assert isinstance(engine, OpenVinoEngine)
+    pixels = np.zeros((1, 32, 32, 3), np.uint8)
+    request, making = engine.compiled.create_infer_request(), engine.making
+    made: list[bool] = []
+
+    class Compiled:
+        def create_infer_request(self) -> Any:
+            made.append(making.locked())
+            return request
+
+    engine.probabilities(pixels)
+    monkeypatch.setattr(engine, "compiled", Compiled())
+    with ThreadPoolExecutor(1) as other:
+        other.submit(engine.probabilities, pixels).result()
+    engine.probabilities(pixels)  # here one was made when the engine was
+    assert made == [True]
+
+
 def test_batches_of_all_sizes_are_run_in_few(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = model.load("model", "openvino", threads=1).engine
     assert isinstance(engine, OpenVinoEngine)

@@ -484,7 +484,7 @@ def test_a_list_is_answered_in_its_order(shared_deployment: Deployment) -> None:
         (42, "a int is no picture"),
         (Image.new("LAB", (4, 4)), "mode LAB can't be sent"),
         (b"hello", "answers 400: not an image that can be read"),
-        (encode(Image.new("F", (4, 4)), "TIFF"), "32-bit floats"),
+        (encode(Image.new("F", (4, 4)), "TIFF"), "pixels of 32 bits"),
     ],
 )
 def test_what_is_no_picture_is_told(

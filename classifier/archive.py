@@ -103,9 +103,14 @@ def build(model: str, version: str, weights: Path, target: Path, project: Path =
     return path
 
 
+def released_in(target: Path) -> Path:
+    """Return where the archive of the released weights lies in the model store."""
+    return target / store.file_name(MODEL, VERSION)
+
+
 def refresh(target: Path) -> Path | None:
     """Build the released weights' archive where it is missing or outdated; return it if so."""
-    if is_outdated(target / store.file_name(MODEL, VERSION)):
+    if is_outdated(released_in(target)):
         return build(MODEL, VERSION, Path(WEIGHTS), target)
     return None
 

@@ -130,7 +130,7 @@ class Promotion:
         """
         sha256 = self.server.archive_sha256(self.model, self.version)
         name = store.file_name(self.model, self.version)
-        if self.server.noted.get(name, sha256) != sha256:
+        if self.server.changed({name: sha256}):
             raise ServerError(
                 f"{name} has changed since it was loaded: build it under another version, and "
                 "promote that"

@@ -182,13 +182,17 @@ class Server:
         """Note which bytes of an archive are served, for `check`."""
         state = self._state()
         if state:  # else somebody has stopped it meanwhile
-            self._note(state | {"archives": self.noted | {store.file_name(model, version): sha256}})
+            state.setdefault("archives", {})[store.file_name(model, version)] = sha256
+            self._note(state)
 
-    @property
-    def noted(self) -> dict[str, str]:
-        """The sha256 of each archive that is served, by file name."""
-        noted: dict[str, str] = self._state().get("archives", {})
-        return noted
+    def changed(self, archives: dict[str, str]) -> list[str]:
+        """Return which archives, by file name, hold other bytes than when they were loaded.
+
+        Args:
+            archives: the sha256 of each, as the store has it now.
+        """
+        noted = self._state().get("archives", {})
+        return [name for name, sha256 in archives.items() if noted.get(name, sha256) != sha256]
 
     def auth(self) -> TokenAuth | None:
         """Return what lets httpx send the inference API's token; None where it wants none."""
@@ -276,12 +280,8 @@ class Server:
             found = management.differences(self.management, self.releases)
         except httpx.TransportError as error:
             raise ServerError(f"the server runs, but does not answer: {error}") from None
-        noted = self.noted
-        found += [
-            f"{name} has changed since the server started"
-            for name, sha256 in self._archives().items()
-            if noted.get(name, sha256) != sha256
-        ]
+        changed = self.changed(self._archives())
+        found += [f"{name} has changed since the server started" for name in changed]
         if process.find(self.monitor) is None:
             found.append("its monitor has ended")
         if found:

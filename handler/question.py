@@ -23,7 +23,7 @@ from model import ImageError, decode
 from model.image import SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence, Sized
 
     from numpy.typing import NDArray
 
@@ -169,10 +169,14 @@ def _decode(data: bytes) -> Image:
         return error
 
 
-def _each(decode: Callable[[Any], Image], items: list[Any], where: str) -> list[Image]:
-    """Decode images one by one, until that takes too long; what is left then is refused."""
+def _check_count(items: Sized, where: str) -> None:
     if not 0 < len(items) <= MOST_IMAGES:
         raise ImageError(f'"{where}" holds {len(items)} images: send 1 to {MOST_IMAGES}')
+
+
+def _each(decode: Callable[[Any], Image], items: list[Any], where: str) -> list[Image]:
+    """Decode images one by one, until that takes too long; what is left then is refused."""
+    _check_count(items, where)
     end = time.monotonic() + MOST_SECONDS
     late = ImageError(f"the images before it took {MOST_SECONDS:g} s to decode: send fewer at once")
     return [decode(item) if time.monotonic() < end else late for item in items]
@@ -206,7 +210,9 @@ def _tensor_images(inputs: list[Any]) -> list[Image]:
     if datatype == "BYTES" and isinstance(data, list):
         return _each(_base64, data, "data")
     if datatype == "UINT8" and isinstance(data, list):
-        return _each(lambda image: image, list(_pixels(shape, data)), "data")
+        pixels = _pixels(shape, data)
+        _check_count(pixels, "data")
+        return list(pixels)
     raise ImageError(
         'the input must have "datatype" "BYTES", and image files in base64 as "data"; or "UINT8", '
         f'and pixels of "shape" [N, {SIZE[1]}, {SIZE[0]}, 3]'

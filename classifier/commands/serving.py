@@ -17,7 +17,7 @@ from .. import log, monitor
 from ..errors import ServerError
 from ..readiness import Readiness
 from ..server import Server
-from ..store import file_name, sha256
+from ..store import sha256
 from ..tokens import Kind
 from . import AsJson  # noqa: TC001, for typer reads it from the annotations
 
@@ -71,7 +71,8 @@ def serve(
     with server.lock():
         if server.process() is not None:
             server.check()
-            if _serves_released(server) and archives.is_outdated(_released(server)):
+            released = archives.released_in(server.place.model_store)
+            if _serves_released(server) and archives.is_outdated(released):
                 raise ServerError(
                     "the server runs older code or weights: `make stop` and `make serve`"
                 )
@@ -177,10 +178,6 @@ def _serves_released(server: Server) -> bool:
     return any(
         r.model == archives.MODEL and archives.VERSION in r.versions for r in server.releases
     )
-
-
-def _released(server: Server) -> Path:
-    return server.place.model_store / file_name(archives.MODEL, archives.VERSION)
 
 
 def _show_served(server: Server) -> None:

@@ -15,7 +15,7 @@ $(foreach a,$(ARGUMENTS),$(if $(filter environment,$(origin $(a))),$(eval $(a):=
 option = $(if $($(2)),$(1) '$(subst ','\'',$($(2)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop status archive train evaluate experiments tune bench test chaos lint clean
+.PHONY: help serve stop status archive train evaluate quantise experiments tune bench test chaos lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ train: $(READY) ## train: make train [EPOCHS=60] [DATA=dir] [NAME=cifar10] [OUT=
 
 evaluate: $(READY) ## top-1 on held-out images: make evaluate [ARCHIVE=cifar10:1.0] [ENGINE=torch] [SERVER=http://…] [DATA=dir] [DETAILS=1]
 	@$(BIN)/python -m training.evaluate $(call option,--archive,ARCHIVE) $(call option,--engine,ENGINE) $(call option,--server,SERVER) $(call option,--data,DATA) $(if $(DETAILS),--details)
+
+quantise: $(READY) ## 8-bit integers for weights trained elsewhere: make quantise WEIGHTS=net.pth [DATA=dir] [OUT=run/quantised/net]
+	@$(BIN)/python -m training.quantise $(call option,--weights,WEIGHTS) $(call option,--data,DATA) $(call option,--out,OUT)
 
 experiments: $(READY) ## what each part of the recipe gives, on a split of the training images (hours)
 	@$(TRAIN_ENV) $(BIN)/python -m training.experiments $(call option,--epochs,EPOCHS) $(call option,--data,DATA) $(call option,--out,OUT)

@@ -24,7 +24,7 @@ from handler.question import File, read
 from handler.torchserve import hasten
 from model import ImageError, decode, load
 from model.engine_openvino import SIZES
-from model.image import SIZE
+from model.image import SHAPE, SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -144,7 +144,7 @@ class ClassifierHandler:
             decode(file.getvalue())
         # At little load the larger batches come late, and would grow the memory then.
         for count in {*(size for size in SIZES if size <= self.most), self.most}:
-            self.classifier.probabilities(np.zeros((count, *SIZE, 3), np.uint8))
+            self.classifier.probabilities(np.zeros((count, *SHAPE), np.uint8))
 
     def describe(self) -> dict[str, Any]:
         """Tell what runs: the answer to `GET /models/<name>/<version>?customized=true`."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from handler import answer
 from model import ImageError, decode
-from model.image import SIZE
+from model.image import SHAPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence, Sized
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     Rows = Sequence[NDArray[np.float32] | None]
     """Of each image the probabilities; None where there was none to classify."""
 
+_PIXELS = f"[N, {', '.join(map(str, SHAPE))}]"
+"""The shape that a tensor of pixels must have."""
 MOST_IMAGES = 64
 """Images that one request may hold: so it can't make others wait for long."""
 MOST_SECONDS = 3.0
@@ -215,18 +217,17 @@ def _tensor_images(inputs: list[Any]) -> list[Image]:
         return list(pixels)
     raise ImageError(
         'the input must have "datatype" "BYTES", and image files in base64 as "data"; or "UINT8", '
-        f'and pixels of "shape" [N, {SIZE[1]}, {SIZE[0]}, 3]'
+        f'and pixels of "shape" {_PIXELS}'
     )
 
 
 def _pixels(shape: Any, data: list[Any]) -> NDArray[np.uint8]:
-    expected = f"[N, {SIZE[1]}, {SIZE[0]}, 3]"
     try:
         wide = np.array(data).reshape(shape)
     except (TypeError, ValueError, OverflowError):
-        raise ImageError(f'"data" does not fit "shape", which must be {expected}') from None
-    if wide.ndim != 4 or wide.shape[1:] != (SIZE[1], SIZE[0], 3):
-        raise ImageError(f'"shape" is {list(wide.shape)}, and must be {expected}')
+        raise ImageError(f'"data" does not fit "shape", which must be {_PIXELS}') from None
+    if wide.shape[1:] != SHAPE:
+        raise ImageError(f'"shape" is {list(wide.shape)}, and must be {_PIXELS}')
     if wide.dtype.kind not in "iu" or (wide.size and (wide.min() < 0 or wide.max() > 255)):
         raise ImageError('"data" must be whole numbers in 0 to 255')
     return wide.astype(np.uint8)

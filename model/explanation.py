@@ -11,7 +11,7 @@ import torch
 from captum.attr import IntegratedGradients
 from torch.nn.functional import avg_pool2d
 
-from .image import normalise
+from .image import SIZE, normalise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .net import Net
 
-BLUR = 13
+BLUR = 2 * max(SIZE) // 5 | 1
 """Edge, in pixels, of the box whose mean replaces each pixel of the image compared with: large
 enough that the net recognises nothing in it, and of the same colours as the image."""
 NOTHING = 1e-5

@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 
 SIZE = (32, 32)
 """Width and height, in pixels, of the images that the net takes."""
-MEAN = 0.5
-STD = 0.5
+SHAPE = (SIZE[1], SIZE[0], 3)
+"""The same as the shape of an array: height, width and channels."""
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.5, 0.5, 0.5)
 """Mean and standard deviation of each channel in normalisation, for pixels scaled to [0, 1]."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that are decoded. Pillow knows more; each is a door that nobody here needs."""
 MAX_PIXELS = 50_000_000
 """Images with more pixels (width × height) are refused before decoding."""
-REDUCED = (codecs.SMALL // 2, codecs.SMALL // 2)
+REDUCED = (max(codecs.SMALL // 2, 2 * max(SIZE)),) * 2
 """Large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, but not below this width and height.
 
 Nor are large images with transparency made smaller than that before they are blended."""
@@ -72,8 +74,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
         raise ImageError(f"the request holds no image: {_WANTED}")
     pixels = codecs.decode(data, MAX_PIXELS)
     if pixels is not None:
-        whole = pixels.shape[:2] == SIZE
-        return pixels if whole else np.asarray(Image.fromarray(pixels).resize(SIZE))
+        return pixels if pixels.shape == SHAPE else np.asarray(Image.fromarray(pixels).resize(SIZE))
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
@@ -154,4 +155,5 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
     """Scale uint8 N×32×32×3 pixels to what the net takes: float N×3×32×32 in [-1, 1]."""
-    return ((pixels.float() / 255 - MEAN) / STD).permute(0, 3, 1, 2)
+    scaled = pixels.float() / 255
+    return ((scaled - scaled.new_tensor(MEAN)) / scaled.new_tensor(STD)).permute(0, 3, 1, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
@@ -22,10 +22,24 @@ class Net(nn.Module):
     Each convolution is followed by ReLU and then batch normalisation, in that order. The
     parameter names are a public contract: weights trained elsewhere for this net load here.
 
+    Attributes:
+        READERS: which layer reads what each norm puts out. `training/int8.py` makes the ranges of
+            these alike; a net without it does without.
+
     Args:
         classes: number of outputs.
         dropout: rates of dropout1 … dropout4, each in [0, 1); they matter in training only.
     """
+
+    READERS: ClassVar = {
+        "norm1": "conv2",
+        "norm2": "conv3",
+        "norm3": "conv4",
+        "norm4": "conv5",
+        "norm5": "conv6",
+        "norm6": "fc1",
+        "norm7": "fc2",
+    }
 
     def __init__(self, classes: int = 10, dropout: Sequence[float] = DROPOUT) -> None:
         super().__init__()

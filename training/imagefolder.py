@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from model.image import ImageError, decode
+from model.image import SHAPE, ImageError, decode
 
 from .data import DataError, Dataset, Images
 
@@ -63,7 +63,7 @@ def _check_name(path: Path) -> None:
 
 def _images(folder: Path, labels: tuple[str, ...]) -> Images:
     files = [(path, i) for i, label in enumerate(labels) for path in _files(folder / label)]
-    pixels = np.empty((len(files), 32, 32, 3), np.uint8)
+    pixels = np.empty((len(files), *SHAPE), np.uint8)
     for row, (path, _) in zip(pixels, tqdm(files, desc=str(folder), unit=" images"), strict=True):
         try:
             row[:] = decode(path.read_bytes())

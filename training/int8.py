@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from model.engine_torch import Pipeline
-from model.image import normalise
+from model.image import SHAPE, normalise
 from model.weights import INT8
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from model.net import Net
 
@@ -27,16 +27,6 @@ if TYPE_CHECKING:
 CALIBRATION = 1000
 """Training images from which the ranges of activations are read."""
 BATCH = 100
-READERS = {
-    "norm1": "conv2",
-    "norm2": "conv3",
-    "norm3": "conv4",
-    "norm4": "conv5",
-    "norm5": "conv6",
-    "norm6": "fc1",
-    "norm7": "fc2",
-}
-"""Which layer reads what each norm puts out."""
 LEAST = 1e-6
 """A range below counts as this: of a channel that is always 0, or that nothing reads."""
 MOST_LOST = 0.002
@@ -65,7 +55,7 @@ def quantise(net: Net, images: Images, seed: int = 0) -> tuple[bytes, bytes]:
     with warnings.catch_warnings():  # OpenVINO traces, which torch would have end
         warnings.simplefilter("ignore", DeprecationWarning)
         graph = openvino.convert_model(
-            Pipeline(equalised(net, pixels)), input=[-1, 32, 32, 3], example_input=images.pixels[:2]
+            Pipeline(equalised(net, pixels)), input=[-1, *SHAPE], example_input=images.pixels[:2]
         )
     quantised = nncf.quantize(
         graph,
@@ -86,15 +76,17 @@ def equalised(net: Net, batches: Sequence[torch.Tensor]) -> Net:
     A tensor of activations has one scale in 8-bit integers. A channel that is almost always 0 is
     blown up by its batch norm, and where one has a wide range, little is left for the others. So
     each channel is divided, behind its norm, by some of its range, and the weights that read it
-    are multiplied by as much, as in SmoothQuant (Xiao et al., 2022).
+    are multiplied by as much, as in SmoothQuant (Xiao et al., 2022). A net that does not say which
+    layers these are, in READERS, comes back as it is.
 
     Args:
         net: in evaluation mode, on the CPU.
         batches: images, uint8 N×32×32×3, from which the ranges are read.
     """
     net = copy.deepcopy(net)
-    ranges = _ranges(net, batches)
-    for name, reader in READERS.items():
+    readers = getattr(net, "READERS", {})
+    ranges = _ranges(net, readers, batches)
+    for name, reader in readers.items():
         norm, weights = getattr(net, name), getattr(net, reader).weight
         by_channel = weights.view(len(weights), len(norm.weight), -1)  # a view: it is written to
         scale = (ranges[name] / by_channel.abs().amax((0, 2)).clamp_min(LEAST)).sqrt()
@@ -105,7 +97,9 @@ def equalised(net: Net, batches: Sequence[torch.Tensor]) -> Net:
     return net
 
 
-def _ranges(net: Net, batches: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+def _ranges(
+    net: Net, norms: Iterable[str], batches: Sequence[torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """Return the largest value, without its sign, of each channel behind each norm."""
     ranges: dict[str, torch.Tensor] = {}
 
@@ -113,7 +107,7 @@ def _ranges(net: Net, batches: Sequence[torch.Tensor]) -> dict[str, torch.Tensor
         found = output.abs().transpose(0, 1).flatten(1).amax(1)
         ranges[name] = torch.maximum(ranges.get(name, found), found)
 
-    hooks = [getattr(net, norm).register_forward_hook(partial(note, norm)) for norm in READERS]
+    hooks = [getattr(net, norm).register_forward_hook(partial(note, norm)) for norm in norms]
     for batch in batches:
         net(normalise(batch))
     for hook in hooks:

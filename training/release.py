@@ -46,7 +46,36 @@ def write(trainer: Trainer, dataset: Dataset, calibration: Images, out: Path) ->
         out: the folder to write to.
     """
     temperature = fit_temperature(trainer, len(dataset.labels), calibration)
-    weights = trainer.weights(temperature)
+    told = {
+        "temperature": temperature,
+        "recipe": asdict(trainer.recipe),
+        "trained_with": {
+            "torch": torch.__version__.partition("+")[0],
+            "torchvision": torchvision.__version__.partition("+")[0],
+            "device": trainer.device,
+            "precision": "bfloat16" if has_bfloat16(trainer.device) else "float32",
+            "threads": torch.get_num_threads(),
+        },
+    }
+    measured = write_weights(trainer.weights(temperature), dataset, told, out)
+    report.write(trainer, measured, dataset.held_out_name, out)  # last: weights matter more
+    return measured
+
+
+def write_weights(
+    weights: dict[str, torch.Tensor], dataset: Dataset, told: dict[str, Any], out: Path
+) -> Metrics:
+    """Measure weights, and write them, labels, the net in 8-bit integers and the lock.
+
+    Args:
+        weights: a state dict of the net, on the CPU.
+        dataset: as in `write`; its training images calibrate the integers.
+        told: what the lock shall say besides.
+        out: the folder to write to.
+
+    Raises:
+        WeightsError: they don't fit a net with as many outputs as there are labels.
+    """
     net = fit(weights, len(dataset.labels))
     found = probabilities(TorchEngine(net), dataset.held_out.pixels.numpy())
     measured = measure(found, dataset.held_out.targets.numpy(), dataset.labels)
@@ -57,19 +86,10 @@ def write(trainer: Trainer, dataset: Dataset, calibration: Images, out: Path) ->
     lock = {
         **digest(data),
         "accuracy": {dataset.held_out_name: measured.accuracy},
-        "temperature": temperature,
         **write_int8(net, found, dataset, out),
-        "recipe": asdict(trainer.recipe),
-        "trained_with": {
-            "torch": torch.__version__.partition("+")[0],
-            "torchvision": torchvision.__version__.partition("+")[0],
-            "device": trainer.device,
-            "precision": "bfloat16" if has_bfloat16(trainer.device) else "float32",
-            "threads": torch.get_num_threads(),
-        },
+        **told,
     }
     (out / LOCK).write_text(json.dumps(lock, indent=2) + "\n")
-    report.write(trainer, measured, dataset.held_out_name, out)  # last: weights matter more
     return measured
 
 

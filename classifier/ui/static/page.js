@@ -138,8 +138,9 @@ function showMap(figure, { label, map }, address) {
   figure.querySelector("b").textContent = label;
   const canvas = figure.querySelector("canvas");
   canvas.ariaLabel = `What speaks for ${label}, and what against it`;
+  [canvas.width, canvas.height] = [map[0].length, map.length];
   const context = canvas.getContext("2d");
-  const pixels = context.createImageData(32, 32);
+  const pixels = context.createImageData(canvas.width, canvas.height);
   map.flat().forEach((value, at) => {
     const colour = value > 0 ? [255, 106, 0] : [22, 128, 255];
     pixels.data.set([...colour, 255 * Math.min(1, Math.sqrt(Math.abs(value)))], 4 * at);

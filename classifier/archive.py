@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 from typing import IO
@@ -57,6 +58,12 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 """The time of every member: the earliest that a zip file can tell, so that bytes repeat."""
 CREATED_ON = "01/01/1980 00:00:00"
 
+
+WRAPPERS = ("state_dict", "model_state_dict")
+"""Under which of these a checkpoint holds the state dict: Lightning's, and that of torch's docs."""
+PREFIXES = ("_orig_mod.", "module.")
+"""What torch.compile and DataParallel put before a parameter's name."""
+REMEDY = "write one by torch.save(net.state_dict(), PATH)"
 
 INT8 = ("int8.xml", "int8.bin")
 """The net in 8-bit integers, beside the weights: OpenVINO's graph and its constants."""
@@ -148,6 +155,8 @@ def read_weights(path: Path, must_be_locked: bool = False) -> dict[str, bytes]:
         ArchiveError: a file is missing, or is none that holds weights and nothing else.
     """
     lock = path.with_suffix(".lock")
+    if path.is_dir():
+        raise ArchiveError(f"{path} is a folder: name the file of weights in it")
     if not path.is_file():
         raise ArchiveError(f"weights {path} are missing: `make train` makes some")
     if must_be_locked and not lock.is_file():
@@ -172,18 +181,32 @@ def _tells_of_int8(lock: bytes) -> bool:
 
 
 def _convert(path: Path) -> bytes:
-    """Turn a state dict that torch.save wrote into safetensors; no code in it is run."""
+    """Turn a state dict that torch.save wrote into safetensors; no code in it is run.
+
+    It may lie in a checkpoint, beside what else a trainer keeps, and its names may begin with what
+    DataParallel and torch.compile put before them.
+    """
     import torch  # here, for it takes a second that other commands need not wait for
     from safetensors.torch import save
 
+    no_weights = f"{path} is neither safetensors nor a state dict saved by torch"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return save({name: tensor.contiguous() for name, tensor in state.items()})
+        with warnings.catch_warnings(action="ignore"):  # of TorchScript, which is refused
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler makes of the bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ArchiveError(
-            f"{path} is neither safetensors nor a state dict saved by torch: {reason}"
-        ) from error
+        raise ArchiveError(f"{no_weights}, or holds more than numbers: {REMEDY}") from error
+    if isinstance(state, dict):
+        state = next((state[key] for key in WRAPPERS if isinstance(state.get(key), dict)), state)
+    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+        raise ArchiveError(f"{no_weights}: {REMEDY}")
+    return save({_bare(str(name)): tensor.contiguous() for name, tensor in state.items()})
+
+
+def _bare(name: str) -> str:
+    """Return a parameter's name without what wrappers of a net put before it."""
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _labels(weights: Path, project: Path) -> Path:

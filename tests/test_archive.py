@@ -8,12 +8,14 @@ import pickle
 import shutil
 import sys
 import time
+import warnings
 import zipfile
 from ast import Import, ImportFrom, parse, walk
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -142,6 +144,39 @@ def test_runs_no_code_that_hides_in_a_state_dict(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="neither safetensors nor a state dict"):
         archive.read_weights(tmp_path / "net.pth")
     assert not Path("trapped").exists()
+
+
+@pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module."])
+def test_takes_a_state_dict_as_trainers_leave_it(
+    tmp_path: Path, key: str | None, prefix: str
+) -> None:
+    state = {prefix + name: tensor for name, tensor in load_file(WEIGHTS).items()}
+    torch.save({"epoch": 3, key: state} if key else state, tmp_path / "net.ckpt")
+    held = archive.read_weights(tmp_path / "net.ckpt")
+    assert safetensors.torch.load(held["weights.safetensors"]).keys() == load_file(WEIGHTS).keys()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["net", "list", "epoch", "script", "text", "nothing"])
+def test_what_holds_no_state_dict_is_refused_with_what_to_do(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "net.pth"
+    if kind == "script":
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+    elif kind in ("text", "nothing"):
+        path.write_text("hello" if kind == "text" else "")
+    else:
+        torch.save({"net": Net(), "list": [1], "epoch": {"epoch": 3}}[kind], path)
+    with warnings.catch_warnings(action="error"), pytest.raises(ArchiveError) as caught:
+        archive.read_weights(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} is neither safetensors nor a state dict saved by torch")
+    assert message.endswith(": write one by torch.save(net.state_dict(), PATH)")
+
+
+def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="is a folder: name the file of weights in it"):
+        archive.read_weights(tmp_path)
 
 
 def test_refuses_weights_that_do_not_fit_the_net_in_one_line(tmp_path: Path) -> None:

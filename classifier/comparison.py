@@ -9,6 +9,7 @@ from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
 from . import predict
+from .errors import PredictionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,12 +101,18 @@ def compare(
         names: of the old and the new version.
         predictors: what classifies by each.
         sources: the pictures; their labels count where all have one.
+
+    Raises:
+        PredictionError: a version has no answer to any of them.
     """
     tally, outcomes, seconds = Tally(names), [], []
     for predictor in predictors:
         begin = time.perf_counter()
         outcomes.append(list(predict.one_by_one(predictor, sources)))
         seconds.append(time.perf_counter() - begin)
+    for name, found in zip(names, outcomes, strict=True):
+        if all(outcome.prediction is None for outcome in found):
+            raise PredictionError(f"{name} has no answer to any picture: {found[0].error}")
     for old, new in zip(*outcomes, strict=True):
         tally.add(old, new)
     return tally.result(*seconds)

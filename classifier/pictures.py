@@ -13,7 +13,7 @@ import httpx
 from .errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 """Files that are taken out of a folder; others are taken only by name."""
@@ -64,14 +64,14 @@ def find(names: Iterable[str]) -> list[Source]:
 
 
 def labelled(folder: Path) -> list[Source]:
-    """Return the pictures of `folder/<class>/*`, with their classes.
+    """Return the pictures of `folder/<class>/*`, with their classes; what is hidden is none.
 
     Raises:
         InputError: there are none.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is missing: pictures belong into {folder}/<class>/")
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     found = [Source(str(path), c.name) for c in classes for path in _pictures(c)]
     if not found:
         raise InputError(f"{folder} holds no pictures: they belong into {folder}/<class>/")
@@ -86,6 +86,20 @@ def dataset(data: Path) -> list[Source]:
     """
     has_classes = data.is_dir() and not any(map(_is_picture, data.iterdir()))
     return labelled(data) if has_classes else find([str(data)])
+
+
+def check_classes(sources: Iterable[Source], labels: Sequence[str]) -> None:
+    """Fail where pictures have a class that is no label: no version could be right about them.
+
+    Raises:
+        InputError: some do.
+    """
+    unknown = sorted({source.label for source in sources} - {"", *labels})
+    if unknown:
+        raise InputError(
+            f"the pictures lie in folders that are no labels: {', '.join(unknown)}. "
+            f"The labels are {', '.join(labels)}"
+        )
 
 
 def is_address(name: str) -> bool:

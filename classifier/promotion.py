@@ -81,6 +81,7 @@ class Promotion:
 
         Raises:
             ArchiveError: the archive is missing, damaged or another's.
+            InputError: the pictures are labelled, but not as the model labels.
             ServerError: the version can't be served, is worse, or fails after the switch. The old
                 default serves then, as before.
         """
@@ -89,6 +90,7 @@ class Promotion:
             release = self.server.release(self.model)
             if release.default == self.version:
                 raise ServerError(f"{self.model}:{self.version} is the default already")
+            self._check_classes(release)
             is_new = self.version not in self.server.management.versions(self.model)
             try:
                 figures = {"sha256": self._bring_up(release, is_new), "probes": self.probes}
@@ -103,6 +105,13 @@ class Promotion:
                     self._take_down()
                 raise
             return entry
+
+    def _check_classes(self, release: Release) -> None:
+        """Fail where both versions would be wrong about a picture, whatever they answer."""
+        if any(source.label for source in self.sources):
+            versions = (f"{self.model}:{v}" for v in (release.default, self.version))
+            labels = store.labels(self.server.place.model_store, versions)
+            pictures.check_classes(self.sources, labels)
 
     def _bring_up(self, release: Release, is_new: bool) -> str:
         """Let the version have READY workers; return its archive's sha256."""

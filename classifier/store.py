@@ -13,9 +13,11 @@ from packaging.version import InvalidVersion, Version
 from .errors import ArchiveError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 MANIFEST = "MAR-INF/MANIFEST.json"
+LABELS = "index_to_name.json"
 LATEST = "latest"
 
 
@@ -86,6 +88,16 @@ def manifest(files: dict[str, bytes]) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError):
         return {}
     return says if isinstance(says, dict) else {}
+
+
+def labels(store: Path, references: Iterable[str]) -> list[str]:
+    """Return the labels that one or the other of some archives, named `model:version`, gives.
+
+    Raises:
+        ArchiveError: the store holds no such archive, or it is damaged.
+    """
+    found = [json.loads(read(find(store, reference))[LABELS]) for reference in references]
+    return list(dict.fromkeys(label for names in found for label in names.values()))
 
 
 def check(archive: Path, model: str, version: str) -> None:

@@ -272,6 +272,37 @@ def test_compare_on_a_server_is_that_of_the_archives(
     assert found[0]["new"]["accuracy"] is None, "nothing is labelled"
 
 
+@pytest.mark.parametrize("options", [[], ["--local"]], ids=["server", "local"])
+def test_compare_refuses_classes_that_are_no_labels(
+    shared_deployment: Deployment, photos: Path, tmp_path: Path, options: list[str]
+) -> None:
+    (photos / "more").rename(tmp_path / "cat")
+    arguments = [*shared_deployment.options, "compare", "1.0", "1.1", f"--data={tmp_path}"]
+    said = classifier(*arguments, *options)
+    assert said.returncode == 1
+    assert said.stderr.startswith(
+        "classifier: the pictures lie in folders that are no labels: photos. "
+        "The labels are plane, car, "
+    )
+    assert said.stdout == ""
+
+
+def test_compare_fails_where_a_version_answers_nothing(
+    shared_deployment: Deployment, photos: Path
+) -> None:
+    arguments = [*shared_deployment.options, "compare", "1.0", "9.9", f"--data={photos}"]
+    said = classifier(*arguments)
+    assert said.returncode == 1
+    assert said.stderr.startswith("classifier: cifar10:9.9 has no answer to any picture: http")
+    assert "9.9 does not exist" in said.stderr
+
+
+def test_hidden_folders_are_no_classes(photos: Path) -> None:
+    (photos / ".ipynb_checkpoints").mkdir()
+    (photos / ".ipynb_checkpoints" / "1.png").write_bytes(b"")
+    assert {source.label for source in pictures.labelled(photos)} == {"more"}
+
+
 def test_pictures_of_a_folder_have_their_classes(photos: Path, tmp_path: Path) -> None:
     found = pictures.labelled(photos)
     assert {source.label for source in found} == {"more"}

@@ -197,6 +197,13 @@ def test_a_worse_version_is_refused(running: Deployment, cats: Path, tmp_path: P
     assert_refused(running, "2.0 is right about 0.00%, 1.0 about", f"--data={cats}")
 
 
+def test_pictures_whose_classes_are_no_labels_decide_nothing(
+    running: Deployment, cats: Path
+) -> None:
+    (cats / "cat").rename(cats / "Cat")
+    assert_refused(running, "folders that are no labels: Cat. The labels are", f"--data={cats}")
+
+
 def spoil(deployment: Deployment, lines: str, version: str = "2.0") -> None:
     """Let a version run some lines before it reads a request."""
     begin = b"        try:\n            question = read("

@@ -96,9 +96,10 @@ def _release(path: Path, model: str, table: Any) -> Release:
 
     if not isinstance(table, dict):
         raise wrong("is no table")
-    unknown = table.keys() - {"default", "versions", "keep", *NUMBERS}
+    known = ("default", "versions", *NUMBERS, "keep")
+    unknown = table.keys() - set(known)
     if unknown:
-        raise wrong(f"has unknown keys: {', '.join(sorted(unknown))}")
+        raise wrong(f"has unknown keys: {', '.join(sorted(unknown))} (known: {', '.join(known)})")
     versions, default = table.get("versions"), table.get("default")
     if not isinstance(versions, list) or not _are_different_strings(versions):
         raise wrong('needs versions, a list of different strings such as ["1.0"]')
@@ -107,6 +108,8 @@ def _release(path: Path, model: str, table: Any) -> Release:
             check_version(version)
     except ArchiveError as error:
         raise wrong(str(error)) from None
+    if type(default) in (int, float):
+        raise wrong(f'has default {default}: write a version in quotes, such as "1.0"')
     if not isinstance(default, str) or default not in versions:
         raise wrong(f"has default {default!r}, which is none of its versions")
     for key, least in NUMBERS.items():

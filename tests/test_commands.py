@@ -172,6 +172,7 @@ def test_predict_lists_what_failed_where_the_server_has_gone(photos: Path) -> No
         (["cifar10:9.9", str(SAMPLE)], "answers 404: "),
         (["cifar10:9.9", "--local", str(SAMPLE)], "has no archive of cifar10:9.9"),
         (["cifar10"], "name a picture, too"),
+        (["nets:1.0", str(SAMPLE)], "nets:1.0 is no file, and no model of releases.toml (cifar10)"),
     ],
 )
 def test_what_predict_cannot_do_is_one_line(
@@ -181,6 +182,16 @@ def test_what_predict_cannot_do_is_one_line(
     assert said.returncode != 0
     assert message in " ".join(said.stderr.split())
     assert "Traceback" not in said.stderr
+
+
+@pytest.mark.parametrize("command", [["status"], ["stop"], ["promote", "2.0"]])
+def test_in_another_folder_nothing_is_told_of_a_server(tmp_path: Path, command: list[str]) -> None:
+    done = subprocess.run([*COMMAND, *command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "classifier: releases.toml is missing: run this in the project's folder\n"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_predict_without_a_server_says_what_to_do(deployment: Deployment) -> None:

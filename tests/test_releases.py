@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
 from classifier import history, releases
+from classifier.errors import ReleasesError
 from classifier.server import Place, Server
 
 if TYPE_CHECKING:
@@ -34,6 +36,22 @@ def test_a_model_that_was_not_served_gets_its_table(tmp_path: Path) -> None:
     assert path.read_text().startswith(TEXT)
     _, pets = releases.read(path)
     assert (pets.model, pets.default, pets.versions) == ("pets", "1.0", ("1.0",))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('"1.0"', "1.0"), 'has default 1.0: write a version in quotes, such as "1.0"'),
+        (("workers", "worker"), "has unknown keys: worker (known: default, versions, workers, "),
+    ],
+)
+def test_what_is_easily_mistyped_is_told_with_what_is_right(
+    tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    path = tmp_path / "releases.toml"
+    path.write_text(TEXT.replace(*change, 1))
+    with pytest.raises(ReleasesError, match=re.escape(message)):
+        releases.read(path)
 
 
 def test_a_link_stays_one_and_so_does_who_may_read(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from .. import comparison
 from ..comparison_page import page
-from ..errors import ServerError
+from ..errors import ReleasesError, ServerError
 from ..server import Server
 
 if TYPE_CHECKING:
@@ -45,13 +45,26 @@ MOST = 20
 """Pictures that are listed at most, and kinds of changes."""
 
 
+def placed(context: typer.Context) -> Server:
+    """Return the server that a command is about, whether it runs or not.
+
+    Raises:
+        ReleasesError: none runs, and none could: this is another folder.
+    """
+    server = Server(context.obj)
+    if server.process() is None and not context.obj.releases.exists():
+        raise ReleasesError(f"{context.obj.releases} is missing: run this in the project's folder")
+    return server
+
+
 def running(context: typer.Context) -> Server:
     """Return the server that a command is about.
 
     Raises:
+        ReleasesError: this is another folder.
         ServerError: it does not run.
     """
-    server = Server(context.obj)
+    server = placed(context)
     if server.process() is None:
         raise ServerError("TorchServe is not running: `make serve` starts it")
     return server

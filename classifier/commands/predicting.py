@@ -130,12 +130,15 @@ def _models(place: object) -> list[str]:
 def _split(arguments: list[str], models: list[str]) -> tuple[str, list[str]]:
     """Return which model is asked for, and the pictures: the first argument may be either."""
     first, *rest = arguments
-    is_model = REFERENCE.fullmatch(first) and first.partition(":")[0] in models
-    if is_model and not Path(first).exists():
-        if not rest:
-            raise typer.BadParameter("name a picture, too", param_hint="IMAGE…")
-        return first, rest
-    return models[0], arguments
+    if not REFERENCE.fullmatch(first) or Path(first).exists():
+        return models[0], arguments
+    if first.partition(":")[0] not in models:
+        raise typer.BadParameter(
+            f"{first} is no file, and no model of releases.toml ({', '.join(models)})"
+        )
+    if not rest:
+        raise typer.BadParameter("name a picture, too", param_hint="IMAGE…")
+    return first, rest
 
 
 def _predictor(

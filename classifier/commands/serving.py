@@ -19,7 +19,7 @@ from ..readiness import Readiness
 from ..server import Server
 from ..store import sha256
 from ..tokens import Kind
-from . import AsJson  # noqa: TC001, for typer reads it from the annotations
+from . import AsJson, placed
 
 SAMPLE = Path("samples/cat.jpg")
 
@@ -104,7 +104,7 @@ def stop(
     as_json: AsJson = False,
 ) -> None:
     """Stop what `classifier serve` started, its queue answered: classifier stop --grace 5"""
-    server = Server(context.obj)
+    server = placed(context)
     with server.lock():
         stopped = server.stop(grace)
     if as_json:
@@ -115,7 +115,7 @@ def stop(
 
 def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Tell whether the server serves what is released; exit status 1 if not: classifier status"""
-    server = Server(context.obj)
+    server = placed(context)
     problem = None
     if server.process() is None:
         problem = "TorchServe is not running."
@@ -195,8 +195,9 @@ def _show(server: Server) -> None:
         with server.client(release.model) as client:
             prediction = client.predict(SAMPLE)
         typer.echo(f"\n{SAMPLE}, as {release.model} sees it:")
+        width = max(10, *map(len, prediction.probabilities))
         for label, probability in prediction.probabilities.items():
-            typer.echo(f"  {label:<10} {probability:6.1%}")
+            typer.echo(f"  {label:<{width}} {probability:6.1%}")
     url = f"{server.inference}/predictions/{server.releases[0].model}"
     typer.echo(f"\nTry next:\n  curl -T {SAMPLE} {url}")
     typer.echo(f"  curl {server.management.url}/models/{server.releases[0].model}/all")

@@ -108,7 +108,9 @@ def cats(tmp_path: Path) -> Path:
 
 
 def test_promote_and_roll_back(running: Deployment, cats: Path) -> None:
-    done = classifier(*running.options, "promote", "2.0", f"--data={cats}", "--probes=20")
+    other = classifier(*running.options, "promote", "cifar10:2.0", "--model=pets")
+    assert "cifar10:2.0 is no version of pets" in other.stderr
+    done = classifier(*running.options, "promote", "cifar10:2.0", f"--data={cats}", "--probes=20")
     assert done.returncode == 0, done.stderr
     assert "cifar10:2.0 is the default;" in done.stdout
     assert default(running) == "2.0"

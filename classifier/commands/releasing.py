@@ -96,7 +96,9 @@ def shadow(
 
 def promote(
     context: typer.Context,
-    version: Annotated[str, typer.Argument(help="The version that becomes the default.")],
+    version: Annotated[
+        str, typer.Argument(help="What becomes the default, such as 2.0 or cifar10:2.0.")
+    ],
     model: Model = "",
     data: Data = None,
     tolerance: Annotated[
@@ -114,9 +116,12 @@ def promote(
     """Check a version, make it the default, watch, keep it: classifier promote 2.0 --data val"""
     server = running(context)
     sources = promotion.checks(data)
+    named, _, version = version.rpartition(":")
+    if named and model and named != model:
+        raise typer.BadParameter(f"{named}:{version} is no version of {model}")
     entry = promotion.Promotion(
         server,
-        model or server.releases[0].model,
+        named or model or server.releases[0].model,
         version,
         sources,
         tolerance,

@@ -199,7 +199,13 @@ def _convert(path: Path) -> bytes:
         state = next((state[key] for key in WRAPPERS if isinstance(state.get(key), dict)), state)
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         raise ArchiveError(f"{no_weights}: {REMEDY}")
-    return save({_bare(str(name)): tensor.contiguous() for name, tensor in state.items()})
+    # Copies, for safetensors writes no two tensors that share their memory, as tied weights do.
+    return save(
+        {
+            _bare(str(name)): tensor.clone(memory_format=torch.contiguous_format)
+            for name, tensor in state.items()
+        }
+    )
 
 
 def _bare(name: str) -> str:

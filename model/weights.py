@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -24,6 +25,8 @@ WEIGHTS = "weights.safetensors"
 LOCK = "weights.lock"
 INT8 = ("int8.xml", "int8.bin")
 """OpenVINO's graph and its constants."""
+SHOWN = 3
+"""How many faults of a kind are told."""
 
 
 class WeightsError(ValueError):
@@ -112,7 +115,25 @@ def fit(state: dict[str, Tensor], classes: int) -> Net:
     net = Net(classes)
     try:
         net.load_state_dict(state)
-    except RuntimeError as error:
-        faults = " ".join(str(error).split()).partition(": ")[2] or str(error)
+    except RuntimeError:
+        faults = "; ".join(_faults(state, net.state_dict()))
         raise WeightsError(f"weights don't fit Net({classes}): {faults}") from None
     return net.eval()
+
+
+def _faults(state: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[str]:
+    """Yield what is wrong with a state dict: of each kind of fault, some."""
+    others = (name for name in expected if name in state)
+    faults = {
+        "missing": [name for name in expected if name not in state],
+        "unknown": sorted(state.keys() - expected.keys()),  # a file has an order of its own
+        "of another shape": [
+            f"{name} {list(state[name].shape)}, not {list(expected[name].shape)}"
+            for name in others
+            if state[name].shape != expected[name].shape
+        ],
+    }
+    for kind, names in faults.items():
+        if names:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            yield f"{kind}: {', '.join(names[:SHOWN])}{more}"

@@ -134,6 +134,13 @@ def test_takes_a_state_dict_saved_by_torch(tmp_path: Path) -> None:
     assert abs(bundle.load(built).probabilities(pixels) - expected).max() < 1e-6
 
 
+def test_takes_tensors_that_share_their_memory(tmp_path: Path) -> None:
+    state = load_file(WEIGHTS)
+    torch.save({**state, "tied": state["fc2.weight"]}, tmp_path / "net.pth")
+    held = safetensors.torch.load(archive.read_weights(tmp_path / "net.pth")["weights.safetensors"])
+    assert torch.equal(held["tied"], held["fc2.weight"])
+
+
 class _Trap:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (os.mkdir, ("trapped",))
@@ -181,9 +188,16 @@ def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:
 
 def test_refuses_weights_that_do_not_fit_the_net_in_one_line(tmp_path: Path) -> None:
     torch.save(Net(classes=7).state_dict(), tmp_path / "seven.pth")
-    with pytest.raises(ArchiveError, match=r"seven\.pth: weights don't fit Net\(10\)") as caught:
+    shapes = r"fc2\.weight \[7, 256\], not \[10, 256\], fc2\.bias \[7\], not \[10\]"
+    expected = rf"seven\.pth: weights don't fit Net\(10\): of another shape: {shapes}$"
+    with pytest.raises(ArchiveError, match=expected):
         archive.build("cifar10", "2.0", tmp_path / "seven.pth", tmp_path)
-    assert "\n" not in str(caught.value)
+    renamed = {f"net.{name}": tensor for name, tensor in Net().state_dict().items()}
+    torch.save(renamed, tmp_path / "net.pth")
+    missing = r"missing: conv1\.weight, conv1\.bias, norm1\.weight and 48 more"
+    unknown = r"unknown: net\.conv1\.bias, net\.conv1\.weight, net\.conv2\.bias and 48 more"
+    with pytest.raises(ArchiveError, match=f"{missing}; {unknown}$"):
+        archive.build("cifar10", "2.0", tmp_path / "net.pth", tmp_path)
     assert not list(tmp_path.glob("*.mar"))
 
 

@@ -19,6 +19,7 @@ from joblib import cpu_count
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from classifier import atomic
 from model.image import ImageError, decode
 
 from . import images, load, report
@@ -162,7 +163,7 @@ def keep(path: Path, sizes: Sizes) -> None:
     document = tomlkit.parse(path.read_text())
     for table in document.values():
         table.update(sizes)
-    path.write_text(tomlkit.dumps(document))
+    atomic.write(path, tomlkit.dumps(document))
 
 
 def table(trials: list[Trial], best: Trial) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -12,11 +13,10 @@ import tempfile
 import warnings
 import zipfile
 from pathlib import Path
-from typing import IO
 
 from PIL import Image
 
-from . import bundle, store
+from . import atomic, bundle, store
 from .errors import ArchiveError
 
 TRAVELS = (
@@ -104,10 +104,7 @@ def build(model: str, version: str, weights: Path, target: Path, project: Path =
             _try(bundle.load_folder(folder, str(weights), engine), weights)
         _set_manifest(folder / store.MANIFEST, released)
         target.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target, delete=False) as partial:
-            _zip(folder, members, partial)
-    os.chmod(partial.name, 0o644)
-    os.replace(partial.name, path)
+        atomic.write(path, _zip(folder, members))
     return path
 
 
@@ -280,14 +277,16 @@ def _set_manifest(path: Path, released: bool) -> None:
     path.write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _zip(folder: Path, members: list[Path], target: IO[bytes]) -> None:
+def _zip(folder: Path, members: list[Path]) -> bytes:
     """Pack files of a folder so that the same files give the same bytes, anywhere and at any time.
 
     Sorted, one time, one mode, and stored: compressed bytes differ between versions of zlib,
     and weights hardly shrink.
     """
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as packed:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
         for path in members:
             member = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)
             member.create_system, member.external_attr = 3, 0o100644 << 16
             packed.writestr(member, path.read_bytes())
+    return archive.getvalue()

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from . import releases
+from . import atomic
 from .errors import ReleasesError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def read(path: Path) -> list[Entry]:
 def append(path: Path, entry: Entry) -> None:
     """Add an entry, or nothing at all where that fails; it is on the disk when this returns."""
     lines = [*_lines(path), json.dumps(asdict(entry), ensure_ascii=False)]
-    releases.replace(path, "".join(f"{line}\n" for line in lines))
+    atomic.write(path, "".join(f"{line}\n" for line in lines))
 
 
 def sha256(entries: list[Entry], model: str, version: str) -> str | None:

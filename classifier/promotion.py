@@ -22,7 +22,18 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from . import answered, comparison, config, history, pictures, process, releases, rollout, store
+from . import (
+    answered,
+    atomic,
+    comparison,
+    config,
+    history,
+    pictures,
+    process,
+    releases,
+    rollout,
+    store,
+)
 from .answered import Answered
 from .errors import ClassifierError, InputError, ServerError
 from .warmup import warm_up
@@ -292,7 +303,7 @@ class Journal:
         """Note what is about to be done, and whether the version was brought for it."""
         writer = process.identity(os.getpid())
         said = {"entry": asdict(entry), "is_new": is_new, "writer": writer}
-        releases.replace(self.path, json.dumps(said))
+        atomic.write(self.path, json.dumps(said))
 
     def remove(self) -> None:
         """Say that there is nothing to go back to."""

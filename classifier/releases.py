@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import tomlkit
 
+from . import atomic
 from .errors import ArchiveError, ReleasesError
 from .store import check_version
 
@@ -68,26 +67,7 @@ def make_default(path: Path, model: str, version: str) -> None:
     table["default"] = version
     if version not in versions:
         table["versions"] = [*versions, version]
-    replace(path, tomlkit.dumps(document))
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file at one stroke: whoever reads it, now or after a crash, finds old or new.
-
-    Where it is a link, what it leads to is replaced.
-    """
-    path = path.resolve()
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, path.stat().st_mode & 0o777 if path.exists() else 0o644)
-        os.replace(partial, path)
-    except BaseException:  # such as a full disk
-        os.unlink(partial)
-        raise
+    atomic.write(path, tomlkit.dumps(document))
 
 
 def _release(path: Path, model: str, table: Any) -> Release:

@@ -21,6 +21,7 @@ import httpx
 
 from . import (
     archive,
+    atomic,
     config,
     history,
     java,
@@ -303,7 +304,7 @@ class Server:
         """
         running = self.process() is not None
         if running:
-            releases.replace(self.place.draining, process.identity(os.getpid()) or "")
+            atomic.write(self.place.draining, process.identity(os.getpid()) or "")
             try:
                 time.sleep(grace)
                 self._drain(deadline)
@@ -488,7 +489,7 @@ class Server:
         return state
 
     def _note(self, state: dict[str, Any]) -> None:
-        releases.replace(self.place.state, json.dumps(state))
+        atomic.write(self.place.state, json.dumps(state))
 
     def _clean(self) -> None:
         """Remove what a server that runs no more has left, its monitor too."""

@@ -112,6 +112,16 @@ def test_does_not_tell_the_time(store: Path, tmp_path: Path) -> None:
     assert sha256(built) == sha256(store / "cifar10-1.0.mar")
 
 
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        archive.build("cifar10", "1.0", WEIGHTS, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_versions_give_other_bytes(store: Path, tmp_path: Path) -> None:
     built = archive.build("cifar10", "2.0", WEIGHTS, tmp_path)
     assert built.name == "cifar10-2.0.mar"

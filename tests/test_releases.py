@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING
 
@@ -52,35 +51,6 @@ def test_what_is_easily_mistyped_is_told_with_what_is_right(
     path.write_text(TEXT.replace(*change, 1))
     with pytest.raises(ReleasesError, match=re.escape(message)):
         releases.read(path)
-
-
-def test_a_link_stays_one_and_so_does_who_may_read(tmp_path: Path) -> None:
-    there, link = tmp_path / "there" / "releases.toml", tmp_path / "releases.toml"
-    there.parent.mkdir()
-    there.write_text("old")
-    there.chmod(0o640)
-    link.symlink_to(there)
-    releases.replace(link, "new")
-    assert link.is_symlink()
-    assert there.read_text() == "new"
-    assert there.stat().st_mode & 0o777 == 0o640
-
-
-def test_what_fails_to_be_written_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "history.jsonl"
-    history.append(path, history.Entry("promote", "cifar10", "1.0", "2.0"))
-    before = path.read_text()
-
-    def full(_: int) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        history.append(path, history.Entry("rollback", "cifar10", "2.0", "1.0"))
-    assert path.read_text() == before
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_history_grows_by_a_line(tmp_path: Path) -> None:

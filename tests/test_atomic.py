@@ -1,0 +1,42 @@
+"""Files are written at one stroke, or not at all."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from classifier import atomic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_link_stays_one_and_so_does_who_may_read(tmp_path: Path) -> None:
+    there, link = tmp_path / "there" / "releases.toml", tmp_path / "releases.toml"
+    there.parent.mkdir()
+    there.write_text("old")
+    there.chmod(0o640)
+    link.symlink_to(there)
+    atomic.write(link, "new")
+    assert link.is_symlink()
+    assert there.read_text() == "new"
+    assert there.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_what_fails_to_be_written_leaves_nothing(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "history.jsonl"
+    path.write_text("before")
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(OSError, match="No space left"):
+        atomic.write(path, "after")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]

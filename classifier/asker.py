@@ -25,6 +25,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -74,6 +75,33 @@ WORKER_FAILED = ("Worker died", "Responses from worker", "did not respond", "tim
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
+@dataclass(frozen=True)
+class Question:
+    """What one request asks.
+
+    Attributes:
+        images: the image files.
+        version: which answers; the default one if None.
+        end: when it must be answered.
+        until: when it is no more asked again.
+    """
+
+    images: Sequence[bytes]
+    version: str | None
+    end: float
+    until: float
+
+    def one_by_one(self) -> Iterator[Question]:
+        """Yield a question for each image, as its turn comes.
+
+        Each is asked again for its fair part of what is left then: one that never has an answer
+        leaves the others their time.
+        """
+        for left, image in zip(range(len(self.images), 0, -1), self.images, strict=True):
+            now = time.monotonic()
+            yield replace(self, images=[image], until=now + (self.end - now) / left)
+
+
 class PassingError(Exception):
     """A failure that may be gone when the same is asked again.
 
@@ -116,32 +144,35 @@ class Asker:
             "trust_env": trust_env and urlsplit(url).hostname not in LOOPBACK,
         }
 
-    def request(self, images: Sequence[bytes], version: str | None, end: float) -> dict[str, Any]:
+    def question(self, images: Sequence[bytes], version: str | None) -> Question:
+        """Return what is asked now: it may take the whole deadline."""
+        end = time.monotonic() + self.deadline
+        return Question(images, version, end, until=end)
+
+    def request(self, question: Question) -> dict[str, Any]:
         """Return what `httpx.Client.put` shall send, and how long it may take."""
+        images, version = question.images, question.version
         is_one = len(images) == 1
         kind = "application/octet-stream" if is_one else "application/json"
         return {
             "url": f"/predictions/{self.model}" + (f"/{version}" if version else ""),
             "content": images[0] if is_one else _instances(images),
             "headers": {"Content-Type": kind},
-            "timeout": max(0.001, min(self.timeout, end - time.monotonic())),
+            "timeout": max(0.001, min(self.timeout, question.end - time.monotonic())),
         }
 
-    def end(self) -> float:
-        """Return when what is asked now must be answered."""
-        return time.monotonic() + self.deadline
-
-    def retries(self, count: int, until: float) -> dict[str, Any]:
-        """Return how tenacity shall ask for so many images again, until a time."""
+    def retries(self, question: Question) -> dict[str, Any]:
+        """Return how tenacity shall ask again."""
+        is_one = len(question.images) == 1
 
         def passes(error: BaseException) -> bool:
             # One image may have failed a worker: several are asked alone, and not again together.
-            return isinstance(error, PassingError) and (count == 1 or not error.is_workers)
+            return isinstance(error, PassingError) and (is_one or not error.is_workers)
 
         return {
             "retry": tenacity.retry_if_exception(passes),
             "wait": tenacity.wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-            "stop": lambda state: time.monotonic() + state.upcoming_sleep >= until,
+            "stop": lambda state: time.monotonic() + state.upcoming_sleep >= question.until,
             "before_sleep": self._tell,
             "reraise": True,
         }
@@ -245,21 +276,11 @@ def merge(inputs: Iterable[Input], answers: Iterable[Found]) -> list[Found]:
     return [one if isinstance(one, InputError) else next(rest) for one in inputs]
 
 
-def alone(images: Sequence[bytes], end: float) -> Iterator[tuple[bytes, float]]:
-    """Yield images that are asked one after the other, and until when each is asked again.
-
-    That is its fair part of what is left, when its turn comes: one that never has an answer leaves
-    the others their time.
-    """
-    for left, image in zip(range(len(images), 0, -1), images, strict=True):
-        now = time.monotonic()
-        yield image, now + (end - now) / left
-
-
-def failed(count: int, error: PredictionError) -> list[Found] | None:
-    """Return what became of so many images whose request failed; None where each is asked alone.
+def failed(question: Question, error: PredictionError) -> list[Found] | None:
+    """Return what became of images whose request failed; None where each is asked alone.
 
     That is of no use where nobody answers, all are refused, or what is asked for is not served.
     """
+    count = len(question.images)
     is_vain = error.status in (None, httpx.codes.NOT_FOUND, *ON_THE_WAY)
     return [error] * count if count == 1 or is_vain else None

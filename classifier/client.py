@@ -22,7 +22,6 @@ from .asker import (
     TIMEOUT,
     Asker,
     PassingError,
-    alone,
     failed,
     grouped,
     images_of,
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import TypeVar
 
-    from .asker import Input, OnRetry, Token
+    from .asker import Input, OnRetry, Question, Token
     from .prediction import Found, Picture
 
     P = TypeVar("P", bound=Picture)
@@ -101,8 +100,8 @@ class Client:
             UnavailableError: no answer came within the deadline.
         """
         if not isinstance(pictures, list | tuple):
-            end = self._asker.end()
-            return prediction_of(self._predict([to_bytes(pictures)], version, end, end)[0])
+            question = self._asker.question([to_bytes(pictures)], version)
+            return prediction_of(self._predict(question)[0])
         with contextlib.closing(self.predict_each(pictures, version)) as found:
             return list(map(prediction_of, found))
 
@@ -129,46 +128,39 @@ class Client:
                 yield from found
 
     def _ask_together(self, inputs: Sequence[Input], version: str | None) -> list[Found]:
-        images, end = images_of(inputs), self._asker.end()
-        return merge(inputs, self._each(images, version, end, end) if images else [])
+        images = images_of(inputs)
+        question = self._asker.question(images, version)
+        return merge(inputs, self._each(question) if images else [])
 
-    def _each(
-        self, images: Sequence[bytes], version: str | None, end: float, until: float
-    ) -> list[Found]:
+    def _each(self, question: Question) -> list[Found]:
         """Ask for images in one request; if it fails, for each alone, by the same end."""
         try:
-            return self._predict(images, version, end, until)
+            return self._predict(question)
         except TokenError:
             raise
         except PredictionError as error:
-            if (found := failed(len(images), error)) is not None:
+            if (found := failed(question, error)) is not None:
                 return found
-        return [
-            found
-            for image, until in alone(images, end)
-            for found in self._each([image], version, end, until)
-        ]
+        return [found for one in question.one_by_one() for found in self._each(one)]
 
-    def _predict(
-        self, images: Sequence[bytes], version: str | None, end: float, until: float
-    ) -> list[Found]:
-        """Ask for images in one request: again until a time, and for an answer by the end."""
+    def _predict(self, question: Question) -> list[Found]:
+        """Ask for images in one request, and again while that may help."""
         asker = self._asker
         try:
-            for attempt in tenacity.Retrying(**asker.retries(len(images), until)):
+            for attempt in tenacity.Retrying(**asker.retries(question)):
                 with attempt:
-                    return self._ask(images, version, end)
+                    return self._ask(question)
         except PassingError as error:
             raise asker.give_up(error) from None
         raise AssertionError("an attempt returns or raises")
 
-    def _ask(self, images: Sequence[bytes], version: str | None, end: float) -> list[Found]:
+    def _ask(self, question: Question) -> list[Found]:
         asker = self._asker
         try:
-            answer = self._http.put(**asker.request(images, version, end))
+            answer = self._http.put(**asker.request(question))
         except httpx.HTTPError as error:
             raise asker.failure(error) from None
-        return asker.read(answer, len(images))
+        return asker.read(answer, len(question.images))
 
     def close(self) -> None:
         """Close the connections."""
@@ -214,8 +206,8 @@ class AsyncClient:
     ) -> Prediction | list[Prediction]:
         """Classify a picture, or each of a list, as `Client.predict` does."""
         if not isinstance(pictures, list | tuple):
-            end = self._asker.end()
-            return prediction_of((await self._predict([to_bytes(pictures)], version, end, end))[0])
+            question = self._asker.question([to_bytes(pictures)], version)
+            return prediction_of((await self._predict(question))[0])
         async with contextlib.aclosing(self.predict_each(pictures, version)) as found:
             return [prediction_of(one) async for one in found]
 
@@ -239,44 +231,37 @@ class AsyncClient:
             await asyncio.gather(*asked, return_exceptions=True)
 
     async def _ask_together(self, inputs: Sequence[Input], version: str | None) -> list[Found]:
-        images, end = images_of(inputs), self._asker.end()
-        return merge(inputs, await self._each(images, version, end, end) if images else [])
+        images = images_of(inputs)
+        question = self._asker.question(images, version)
+        return merge(inputs, await self._each(question) if images else [])
 
-    async def _each(
-        self, images: Sequence[bytes], version: str | None, end: float, until: float
-    ) -> list[Found]:
+    async def _each(self, question: Question) -> list[Found]:
         try:
-            return await self._predict(images, version, end, until)
+            return await self._predict(question)
         except TokenError:
             raise
         except PredictionError as error:
-            if (found := failed(len(images), error)) is not None:
+            if (found := failed(question, error)) is not None:
                 return found
-        return [
-            found
-            for image, until in alone(images, end)
-            for found in await self._each([image], version, end, until)
-        ]
+        return [found for one in question.one_by_one() for found in await self._each(one)]
 
-    async def _predict(
-        self, images: Sequence[bytes], version: str | None, end: float, until: float
-    ) -> list[Found]:
+    async def _predict(self, question: Question) -> list[Found]:
         asker = self._asker
         try:
-            async for attempt in tenacity.AsyncRetrying(**asker.retries(len(images), until)):
+            async for attempt in tenacity.AsyncRetrying(**asker.retries(question)):
                 with attempt:
-                    return await self._ask(images, version, end)
+                    return await self._ask(question)
         except PassingError as error:
             raise asker.give_up(error) from None
         raise AssertionError("an attempt returns or raises")
 
-    async def _ask(self, images: Sequence[bytes], version: str | None, end: float) -> list[Found]:
+    async def _ask(self, question: Question) -> list[Found]:
         asker = self._asker
         try:
-            answer = await self._http.put(**asker.request(images, version, end))
+            answer = await self._http.put(**asker.request(question))
         except httpx.HTTPError as error:
             raise asker.failure(error) from None
-        return asker.read(answer, len(images))
+        return asker.read(answer, len(question.images))
 
     async def aclose(self) -> None:
         """Close the connections."""

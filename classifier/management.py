@@ -13,7 +13,7 @@ from .errors import ServerError, error_of
 from .tokens import TokenAuth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable, Sequence
 
     from .config import Sizes
     from .releases import Release
@@ -61,6 +61,10 @@ class Management:
     def versions(self, model: str) -> dict[str, int]:
         """Return the READY workers of each registered version of a model."""
         return {version: ready for version, (ready, _) in self.staffing(model).items()}
+
+    def registered(self) -> dict[tuple[str, str], int]:
+        """Return the READY workers of each registered version, by model and version."""
+        return {(m, v): ready for m in self.models() for v, ready in self.versions(m).items()}
 
     def staffing(self, model: str) -> dict[str, tuple[int, int]]:
         """Return of each registered version its READY workers, and how many it shall have."""
@@ -137,40 +141,30 @@ class Management:
         return answer.json()
 
 
-def unregistered(management: Management, releases: Iterable[Release]) -> list[str]:
+def unregistered(registered: Container[tuple[str, str]], releases: Iterable[Release]) -> list[str]:
     """Return the versions, as `model:version`, that should be served but aren't registered."""
-    present = set(management.models())
-    missing = []
-    for release in releases:
-        has = management.versions(release.model) if release.model in present else {}
-        missing += [f"{release.model}:{v}" for v in release.versions if v not in has]
-    return missing
-
-
-def differences(management: Management, released: Iterable[Release]) -> list[str]:
-    """Return, in words, each way in which the server differs from releases.toml."""
-    releases = {release.model: release for release in released}
-    present = management.models()
-    found = [f"{model} is served, but not released" for model in present if model not in releases]
-    for release in releases.values():
-        if release.model in present:
-            found += _differences(management, release)
-        else:
-            found.append(f"{release.model} is not registered")
-    return found
-
-
-def _differences(management: Management, release: Release) -> list[str]:
-    name, wanted = release.model, config.workers(release)
-    ready = management.versions(name)
-    found = [f"{name}:{v} is not registered" for v in release.versions if v not in ready]
-    found += [f"{name}:{v} is served, but not released" for v in ready if v not in release.versions]
-    found += [
-        f"{name}:{v} has {ready[v]} of {wanted} workers READY"
-        for v in release.versions
-        if v in ready and ready[v] != wanted
+    return [
+        f"{release.model}:{version}"
+        for release in releases
+        for version in release.versions
+        if (release.model, version) not in registered
     ]
-    default = management.default(name)
-    if default != release.default:
-        found.append(f"{name}'s default is {default}, but {release.default} is released")
+
+
+def differences(management: Management, releases: Sequence[Release]) -> list[str]:
+    """Return, in words, each way in which the server differs from releases.toml."""
+    ready = management.registered()
+    wanted = {(r.model, v): config.workers(r) for r in releases for v in r.versions}
+    found = [f"{name} is not registered" for name in unregistered(ready, releases)]
+    found += [f"{m}:{v} is served, but not released" for m, v in ready if (m, v) not in wanted]
+    found += [
+        f"{m}:{v} has {ready[m, v]} of {workers} workers READY"
+        for (m, v), workers in wanted.items()
+        if ready.get((m, v), workers) != workers
+    ]
+    registered = {model for model, _ in ready}
+    defaults = {r.model: r.default for r in releases if r.model in registered}
+    for model, default in defaults.items():
+        if (now := management.default(model)) != default:
+            found.append(f"{model}'s default is {now}, but {default} is released")
     return found

@@ -318,8 +318,7 @@ class Server:
         """Wait until the requests that have come are answered: TorchServe itself drops them."""
         end = time.monotonic() + deadline
         try:
-            served = [(m, v) for m in self.management.models() for v in self.management.versions(m)]
-            for model, version in served:
+            for model, version in self.management.registered():
                 rollout.wait_until_idle(self.management, model, version, end - time.monotonic())
         except (httpx.TransportError, ClassifierError):
             return  # it can't answer what it can't be asked
@@ -463,7 +462,7 @@ class Server:
         if self.token(Kind.MANAGEMENT) and not (self.place.run / tokens.KEY_FILE).exists():
             return ["it has made no tokens yet"]
         # Archives are registered before the management port opens: what is missing failed.
-        missing = management.unregistered(self.management, self.releases)
+        missing = management.unregistered(self.management.registered(), self.releases)
         if missing:
             raise ServerError(self._failure(f"TorchServe refused {', '.join(missing)}"))
         return management.differences(self.management, self.releases)

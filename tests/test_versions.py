@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from unittest.mock import create_autospec
 
 import pytest
 import requests
@@ -10,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from classifier import archive
+from classifier.management import Management, differences
 from classifier.process import wait as wait_until_ended
+from classifier.releases import Release
 
 from .images import SAMPLE
 
@@ -105,3 +108,25 @@ def test_serves_what_is_released_after_a_crash(deployment: Deployment, second: P
     deployment.start()
     assert label(deployment) == ("1.0", "cat")
     assert label(deployment, "2.0") == ("2.0", "truck")
+
+
+def test_each_way_to_differ_from_what_is_released_is_told() -> None:
+    api = create_autospec(Management, instance=True)
+    api.registered.return_value = {("a", "1.0"): 1, ("a", "2.0"): 2, ("b", "1.0"): 2}
+    api.default.return_value = "1.0"
+    released = [Release("a", "3.0", ("1.0", "3.0"), workers=2), Release("c", "1.0", ("1.0",))]
+    assert differences(api, released) == [
+        "a:3.0 is not registered",
+        "c:1.0 is not registered",
+        "a:2.0 is served, but not released",
+        "b:1.0 is served, but not released",
+        "a:1.0 has 1 of 2 workers READY",
+        "a's default is 1.0, but 3.0 is released",
+    ]
+
+
+def test_what_is_served_as_it_is_released_does_not_differ() -> None:
+    api = create_autospec(Management, instance=True)
+    api.registered.return_value = {("a", "1.0"): 2}
+    api.default.return_value = "1.0"
+    assert differences(api, [Release("a", "1.0", ("1.0",), workers=2)]) == []

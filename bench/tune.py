@@ -19,7 +19,8 @@ from joblib import cpu_count
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from classifier import atomic
+from classifier import atomic, pictures
+from classifier.errors import InputError
 from model.image import ImageError, decode
 
 from . import images, load, report
@@ -38,7 +39,6 @@ BATCHES = (8, 16, 32, 64)
 DELAYS = (0, 1, 2, 5)
 BEGIN = {"workers": 1, "threads": 1, "batch": 16, "delay": 1}
 """What is kept of each until it is varied itself."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 OUT = Path("run/tune")
 RELEASES = Path("releases.toml")
 
@@ -199,18 +199,17 @@ def own_images(folder: Path) -> list[bytes]:
     """Read the images of a folder, some 200 at most, in whatever folders they lie.
 
     Raises:
-        BenchError: there are none, or one of them would be refused.
+        InputError: there are none, or one can't be read.
+        BenchError: one of them would be refused.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise BenchError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+    sources = pictures.find([str(folder)])
     bodies = []
-    for path in paths[:: -(-len(paths) // images.SMALL)]:
-        bodies.append(path.read_bytes())
+    for source in sources[:: -(-len(sources) // images.SMALL)]:
+        bodies.append(source.read())
         try:
             decode(bodies[-1])
         except ImageError as error:
-            raise BenchError(f"{path}: {error}") from None
+            raise BenchError(f"{source.name}: {error}") from None
     return bodies
 
 
@@ -229,7 +228,7 @@ def main() -> int:
             tune_all(goal)
             return 0
         trials = tune(Ours.name, own_images(arguments.data), goal)
-    except (BenchError, load.LoadError) as error:
+    except (BenchError, InputError, load.LoadError) as error:
         print(f"make tune: {error}", file=sys.stderr)
         return 1
     best = goal.best(trials)

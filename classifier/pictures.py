@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-"""Files that are taken out of a folder; others are taken only by name."""
+"""Files that are taken out of a folder, but not hidden ones; others are taken only by name."""
 STDIN = "-"
 MOST_BYTES = 64 * 2**20
 """What is downloaded of an address at most."""
@@ -71,7 +71,7 @@ def labelled(folder: Path) -> list[Source]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is missing: pictures belong into {folder}/<class>/")
-    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not is_hidden(p, folder))
     found = [Source(str(path), c.name) for c in classes for path in _pictures(c)]
     if not found:
         raise InputError(f"{folder} holds no pictures: they belong into {folder}/<class>/")
@@ -84,7 +84,7 @@ def dataset(data: Path) -> list[Source]:
     Raises:
         InputError: there are none.
     """
-    has_classes = data.is_dir() and not any(map(_is_picture, data.iterdir()))
+    has_classes = data.is_dir() and not any(_is_picture(path, data) for path in data.iterdir())
     return labelled(data) if has_classes else find([str(data)])
 
 
@@ -107,6 +107,11 @@ def is_address(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Tell whether a path in a folder is hidden, or lies in what is, as `.ipynb_checkpoints/`."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def _find(name: str) -> Iterator[Source]:
     path = Path(name)
     if name == STDIN or is_address(name) or path.is_file():
@@ -124,11 +129,11 @@ def _find(name: str) -> Iterator[Source]:
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
-    return filter(_is_picture, sorted(folder.rglob("*")))
+    return (path for path in sorted(folder.rglob("*")) if _is_picture(path, folder))
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+def _is_picture(path: Path, folder: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file() and not is_hidden(path, folder)
 
 
 def _download(address: str) -> bytes:

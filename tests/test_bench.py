@@ -20,7 +20,7 @@ from bench import costs, images, load, report, servers, tune
 from bench.servers import PEERS, PLAIN, SETTINGS, BenchError, Ours, Running, peer
 from bench.tune import Goal, Trial
 from classifier import archive, releases
-from classifier.errors import ServerError
+from classifier.errors import InputError, ServerError
 from classifier.server import Server as OurServer
 
 from .images import encode, sample
@@ -138,7 +138,9 @@ def test_the_table_marks_the_best() -> None:
 
 
 def test_own_images_are_read_from_any_folder(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match="holds no images"):
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "hidden.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match="holds no pictures"):
         tune.own_images(tmp_path)
     for index in range(450):
         (tmp_path / str(index % 3)).mkdir(exist_ok=True)

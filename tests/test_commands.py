@@ -323,6 +323,16 @@ def test_pictures_of_a_folder_have_their_classes(photos: Path, tmp_path: Path) -
         pictures.labelled(tmp_path / "absent")
 
 
+def test_what_is_hidden_is_neither_class_nor_picture(photos: Path) -> None:
+    named = pictures.find([str(photos)])
+    shutil.copytree(photos / "more", photos / ".ipynb_checkpoints")
+    (photos / "more" / "._0.png").write_bytes(b"what macOS leaves beside pictures")
+    assert pictures.find([str(photos)]) == named
+    assert {source.label for source in pictures.labelled(photos)} == {"more"}
+    hidden = photos.rename(photos.with_name(".photos"))
+    assert len(pictures.find([str(hidden)])) == len(named), "what lies above doesn't matter"
+
+
 def test_a_folder_has_classes_unless_pictures_lie_beside_them(photos: Path) -> None:
     assert {source.label for source in pictures.dataset(photos)} == {""}
     for path in photos.glob("*.*g"):

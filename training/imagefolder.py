@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from classifier.pictures import is_hidden
 from model.image import SHAPE, ImageError, decode
 
 from .data import DataError, Dataset, Images
@@ -42,7 +43,7 @@ def load(root: Path) -> Dataset:
 def _classes(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         raise DataError(f"{folder} is missing: images belong into {folder}/<class>/")
-    paths = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    paths = [p for p in folder.iterdir() if p.is_dir() and not is_hidden(p, folder)]
     if not paths:
         raise DataError(f"{folder} holds no classes: images belong into {folder}/<class>/")
     for path in paths:
@@ -73,11 +74,7 @@ def _images(folder: Path, labels: tuple[str, ...]) -> Images:
 
 
 def _files(folder: Path) -> list[Path]:
-    found = sorted(p for p in folder.rglob("*") if p.is_file() and not _is_hidden(p, folder))
+    found = sorted(p for p in folder.rglob("*") if p.is_file() and not is_hidden(p, folder))
     if not found:
         raise DataError(f"{folder} holds no images")
     return found
-
-
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)

@@ -28,19 +28,24 @@ Failures = dict[str, list[str]]
 OURS = Ours.name
 
 
-def write(rows: list[Row], failed: Failures, docs: Path, partial: bool) -> str:
-    """Return a summary; unless it is a partial run, write docs/benchmarks.md and its pictures."""
-    rounds = 1 + max(row["round"] for row in rows)
+def summary(rows: list[Row], failed: Failures) -> str:
+    """Return tables of what was found, and what they leave out."""
     parts = [_throughput(rows), _latency(rows), _others(rows), _share(rows)]
-    tables = "\n\n".join(filter(None, [*parts, _failures(failed, rounds)]))
-    if partial:
-        return tables
+    return "\n\n".join(filter(None, [*parts, _failures(failed, _rounds(rows))]))
+
+
+def write(rows: list[Row], failed: Failures, docs: Path) -> None:
+    """Write docs/benchmarks.md and its pictures."""
     pictures = docs / "benchmarks"
     pictures.mkdir(parents=True, exist_ok=True)
     _scaling(rows).savefig(pictures / "scaling.png", dpi=100)
     _frontier(rows).savefig(pictures / "latency.png", dpi=100)
-    put(docs / "benchmarks.md", "servers", f"{machine()}; n = {rounds} rounds\n\n{tables}")
-    return tables
+    measured = f"{machine()}; n = {_rounds(rows)} rounds"
+    put(docs / "benchmarks.md", "servers", f"{measured}\n\n{summary(rows, failed)}")
+
+
+def _rounds(rows: list[Row]) -> int:
+    return len({row["round"] for row in rows})
 
 
 def put(page: Path, name: str, text: str) -> None:

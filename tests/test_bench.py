@@ -174,15 +174,36 @@ def row(server: str, number: int) -> Row:
     return {**about, "connections": 1, "rate": 100.0, "p50": 1.0, "p99": 2.0}
 
 
-@pytest.mark.parametrize("option", ["--quick", "--only=mosec, FastAPI", "--kind=tutorial", None])
-def test_only_a_whole_run_is_written(option: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = []
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[list[Row]]:
+    """What is written to the page, which stays as it is."""
+    rows: list[list[Row]] = []
     monkeypatch.setattr(load, "wrk", lambda: "wrk")
-    monkeypatch.setattr(bench, "measure", lambda *_: ([row("mosec", 0)], {}))
-    monkeypatch.setattr(report, "write", lambda *given: written.append(given[-1]))
+    monkeypatch.setattr(report, "summary", lambda *_: "tables")
+    monkeypatch.setattr(report, "write", lambda found, *_: rows.append(found))
+    return rows
+
+
+@pytest.mark.parametrize("option", ["--quick", "--only=mosec, FastAPI", "--kind=tutorial", None])
+def test_only_a_whole_run_is_written(
+    option: str | None, written: list[list[Row]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [row("mosec", 0), row(Ours.name, 0)]
+    monkeypatch.setattr(bench, "measure", lambda *_: (found, {}))
     monkeypatch.setattr("sys.argv", ["bench", *([option] if option else [])])
     assert bench.main() == 0
-    assert written == [option is not None], "partial or not"
+    assert written == ([] if option else [found])
+
+
+def test_a_run_without_our_own_server_is_not_written(
+    written: list[list[Row]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = {f"{Ours.name} (engine)": ["no worker came up"]}
+    monkeypatch.setattr(bench, "measure", lambda *_: ([row("mosec", 0)], failed))
+    monkeypatch.setattr("sys.argv", ["bench"])
+    assert bench.main() == 1
+    assert written == []
+    assert "TorchServe (ours) failed in all rounds: nothing is written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -226,12 +247,12 @@ def test_a_server_that_fails_stops_no_other_and_is_named(
     chosen = bench.choose("mosec,LitServe,BentoML", "engine")
     found, failed = bench.measure(chosen, bench.Plan(5, 0, (1,), 0))
     assert len(turns) == 15
-    told = report.write(found, failed, tmp_path, partial=True)
+    told = report.summary(found, failed)
     assert "| mosec | engine | 100 (100–100) |" in told
     assert told.splitlines()[-1].startswith("Failed in rounds, which the tables leave out: ")
     assert "BentoML (engine) in 2 of 5" in told
     assert "LitServe (engine) in 5 of 5" in told
-    assert "Failed" not in report.write(found, {}, tmp_path, partial=True)
+    assert "Failed" not in report.summary(found, {})
 
 
 FAILURE = '{"code": 503, "type": "InternalServerException", "message": "Prediction failed"}'

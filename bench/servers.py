@@ -21,8 +21,8 @@ import torch
 
 from classifier import archive, config, java
 from classifier.errors import ClassifierError
+from classifier.place import Place
 from classifier.process import end, find
-from classifier.server import Place
 from classifier.server import Server as OurServer
 from model.weights import LOCK, WEIGHTS, read
 

@@ -12,7 +12,7 @@ import typer
 
 from .commands import browsing, predicting, releasing, serving
 from .errors import ClassifierError
-from .server import Place
+from .place import Place
 
 app = typer.Typer(
     name="classifier",

@@ -32,8 +32,9 @@ import httpx
 
 from . import config, process, promotion
 from .errors import ClassifierError, ServerError
+from .place import Place
 from .readiness import Readiness
-from .server import Place, Server
+from .server import Server
 
 if TYPE_CHECKING:
     from .management import Management

@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from .client import Client
     from .comparison import Comparison
     from .pictures import Source
+    from .place import Place
     from .releases import Release
-    from .server import Place, Server
+    from .server import Server
 
 CHECKS = Path("samples")
 """Pictures that each version is asked where no data is given."""

@@ -6,16 +6,10 @@ import contextlib
 import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import tempfile
 import time
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -24,7 +18,7 @@ from . import (
     atomic,
     config,
     history,
-    java,
+    launch,
     log,
     management,
     process,
@@ -43,66 +37,13 @@ if TYPE_CHECKING:
 
     import psutil
 
+    from .place import Place
     from .releases import Release
 
 START_DEADLINE = 180.0  # seconds until every worker must be READY
 STOP_DEADLINE = 30.0  # seconds until what still runs is killed
 POLL = 0.2  # seconds
-LONGEST_TEMPORARY_ROOT = 107 - len("/torchserve-12345678/.ts.sock.12345")
-CONSOLE = "console.log"
-"""What TorchServe and Java print before there is a log: no more, for nothing rotates it."""
-CONSOLE_LEVEL = "CLASSIFIER_CONSOLE"
-"""The environment variable that tells deploy/log4j2.xml from which level on to print, too."""
 MONITOR_DEADLINE = 30.0  # seconds until the monitor must have found the server ready
-
-
-@dataclass(frozen=True)
-class Place:
-    """The files that one server is made of, and how it starts."""
-
-    run: Path = Path("run")
-    """Generated state: the configuration, logs and the process's identity."""
-    model_store: Path = Path("model_store")
-    releases: Path = Path("releases.toml")
-    config: Path = Path("config.properties")
-    model_config: Path = Path("model/model-config.yaml")
-    warm_up: float = 5.0
-    """Seconds for which a new server is asked before it counts as ready."""
-
-    @property
-    def logs(self) -> Path:
-        """The folder of TorchServe's logs."""
-        return self.run / "logs"
-
-    @property
-    def state(self) -> Path:
-        """The file that identifies the processes that were started."""
-        return self.run / "server.json"
-
-    @property
-    def history(self) -> Path:
-        """The history of releases, beside releases.toml."""
-        return self.releases.with_suffix(".history.jsonl")
-
-    @property
-    def served(self) -> Path:
-        """What the running server was told to serve: releases.toml as it was then."""
-        return self.run / "releases.toml"
-
-    @property
-    def journal(self) -> Path:
-        """The file that is there while a default is being changed."""
-        return self.run / "promotion.json"
-
-    @property
-    def traffic(self) -> Path:
-        """The folder of users' pictures that are kept, with a folder for each model."""
-        return self.run / "traffic"
-
-    @property
-    def draining(self) -> Path:
-        """The file that is there while the server is about to stop."""
-        return self.run / "draining"
 
 
 class Server:
@@ -261,7 +202,7 @@ class Server:
         archives = self._archives()
         self._check_promoted(archives)
         self._clean()
-        self._check_ports()
+        launch.check_ports(self.properties)
         try:
             self._launch(archives, to_stdout)
             self._wait()
@@ -358,61 +299,12 @@ class Server:
                     "or build this one under another version, and promote that"
                 )
 
-    def _check_ports(self) -> None:
-        """Fail where a port is taken: TorchServe itself would say so only in its log."""
-        for key, fallback in config.ADDRESSES.items():
-            url = urlsplit(self.properties.get(key, fallback))
-            _check_port(url.hostname or "127.0.0.1", url.port or 80, key)
-        for key, fallback in config.GRPC_PORTS.items():
-            host = self.properties.get(key.replace("port", "address"), "127.0.0.1")
-            _check_port(host, int(self.properties.get(key, fallback)), key)
-
     def _launch(self, archives: dict[str, str], to_stdout: bool) -> None:
-        """Run `torchserve --start`, which leaves Java behind, and note which process that is."""
-        java_home, remark = java.home()
-        if remark:
-            print(remark, file=sys.stderr)
-        self._keep_last_logs()
-        self.place.logs.mkdir(parents=True)
-        generated = self.place.run / "config.properties"
-        generated.write_text(
-            config.generate(
-                self.properties,
-                self.releases,
-                self.place.model_store.resolve(),
-                self.place.model_config,
-            )
-        )
-        (self.place.run / tokens.KEY_FILE).unlink(missing_ok=True)
-        shutil.copyfile(self.place.releases, self.place.served)
-        temporary = Path(tempfile.mkdtemp(prefix="torchserve-", dir=_temporary_root()))
-        state: dict[str, Any] = {"temporary": str(temporary), "archives": archives}
-        self._note(state)
-        command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs"]
-        command += ["--ts-config", str(generated.resolve())]
-        environment = _environment(java_home, temporary, self.place.logs)
-        environment |= config.threads(self.releases, self.place.model_config)
-        environment |= config.keeping(self.releases, self.place.traffic)
-        environment[CONSOLE_LEVEL] = "info" if to_stdout else "off"
-        console = None if to_stdout else (self.place.logs / CONSOLE).open("w")
-        with console or contextlib.nullcontext():
-            subprocess.run(
-                command,
-                cwd=self.place.run,  # where it writes its tokens
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                check=False,
-            )
-
-    def _keep_last_logs(self) -> None:
-        """Put the logs of the last start aside: why this one fails must be read from its own."""
-        if self.place.logs.exists():
-            last = self.place.logs.with_name("logs.last")
-            shutil.rmtree(last, ignore_errors=True)
-            self.place.logs.rename(last)
+        """Run TorchServe's command, and note where it will say which process it is."""
+        launch.prepare(self.place, self.properties, self.releases)
+        temporary = launch.temporary_folder()
+        self._note({"temporary": str(temporary), "archives": archives})
+        launch.run(self.place, self.releases, temporary, to_stdout)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_DEADLINE
@@ -469,7 +361,7 @@ class Server:
 
     def _failure(self, what: str) -> str:
         """Return a message with the cause from the log."""
-        console = self.place.logs / CONSOLE
+        console = self.place.logs / launch.CONSOLE
         printed = console.read_text(errors="replace").splitlines() if console.exists() else []
         reason = log.cause(log.read(self.place.logs)) or " ".join(printed[-3:])
         return f"{what}: {reason or 'no cause is logged'} (see {self.place.logs})"
@@ -501,37 +393,3 @@ class Server:
             shutil.rmtree(temporary, ignore_errors=True)
         self.place.state.unlink(missing_ok=True)
         self.place.draining.unlink(missing_ok=True)
-
-
-def _environment(java_home: Path, temporary: Path, logs: Path) -> dict[str, str]:
-    """Return TorchServe's environment.
-
-    PYTHONPATH would come before the archive's own files in a worker, and TS_CONFIG_FILE before
-    the configuration that is asked for: neither is inherited.
-    """
-    inherited = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "TS_CONFIG_FILE")}
-    return inherited | {
-        "JAVA_HOME": str(java_home),
-        "TMPDIR": str(temporary),
-        "TEMP": str(temporary),
-        "LOG_LOCATION": str(logs.resolve()),
-        "METRICS_LOCATION": str(logs.resolve()),
-    }
-
-
-def _temporary_root() -> str | None:
-    """Return the folder for temporary ones: a worker's socket has a path of 107 bytes at most."""
-    usual = tempfile.gettempdir()
-    return "/tmp" if len(os.fsencode(usual)) > LONGEST_TEMPORARY_ROOT else usual  # noqa: S108
-
-
-def _check_port(host: str, port: int, key: str) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ServerError(
-                f"{key}: port {port} on {host} can't be used ({error.strerror}): "
-                "stop what listens there, or change it in config.properties"
-            ) from None

@@ -20,8 +20,9 @@ import requests
 import yaml
 
 from classifier import config, log
+from classifier.place import Place
 from classifier.process import wait as wait_until_ended
-from classifier.server import Place, Server
+from classifier.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from classifier import config, log, store
-from classifier.server import CONSOLE
+from classifier.launch import CONSOLE
 from classifier.tokens import Kind
 
 from .deployment import PORTS

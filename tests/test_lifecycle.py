@@ -23,7 +23,7 @@ import pytest
 import requests
 
 from classifier import archive as archives
-from classifier import config, java, rollout, server, store
+from classifier import config, java, launch, rollout, server, store
 from classifier.errors import ServerError
 from classifier.process import ended
 
@@ -193,7 +193,7 @@ def test_a_snapshot_of_torchserve_never_wins(
     deployment.start()
     deployment.stop()
     deployment.release("2.0", ["2.0"])
-    place, environment = deployment.place, server._environment
+    place, environment = deployment.place, launch._environment
     stale = config.generate(
         deployment.server.properties,
         deployment.server.releases,
@@ -208,7 +208,7 @@ def test_a_snapshot_of_torchserve_never_wins(
             (place.logs / "config" / name).write_text(stale)
         return environment(*arguments)
 
-    monkeypatch.setattr(server, "_environment", planted)  # at the last moment before TorchServe
+    monkeypatch.setattr(launch, "_environment", planted)  # at the last moment before TorchServe
     deployment.start()
     management = deployment.server.management
     assert management.versions("cifar10") == {"1.0": 1}

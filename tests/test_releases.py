@@ -9,7 +9,8 @@ import pytest
 
 from classifier import history, releases
 from classifier.errors import ReleasesError
-from classifier.server import Place, Server
+from classifier.place import Place
+from classifier.server import Server
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from classifier.server import Place, Server
+from classifier.place import Place
+from classifier.server import Server
 from training import cifar10
 
 from .deployment import on_free_ports

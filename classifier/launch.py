@@ -1,0 +1,128 @@
+"""Run TorchServe's own command: what it reads, in which environment, and where it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from . import config, java, tokens
+from .errors import ServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .config import Properties
+    from .place import Place
+    from .releases import Release
+
+LONGEST_TEMPORARY_ROOT = 107 - len("/torchserve-12345678/.ts.sock.12345")
+CONSOLE = "console.log"
+"""What TorchServe and Java print before there is a log: no more, for nothing rotates it."""
+CONSOLE_LEVEL = "CLASSIFIER_CONSOLE"
+"""The environment variable that tells deploy/log4j2.xml from which level on to print, too."""
+
+
+def check_ports(properties: Properties) -> None:
+    """Fail where a port is taken: TorchServe itself would say so only in its log.
+
+    Raises:
+        ServerError: one is.
+    """
+    for key, fallback in config.ADDRESSES.items():
+        url = urlsplit(properties.get(key, fallback))
+        _check_port(url.hostname or "127.0.0.1", url.port or 80, key)
+    for key, fallback in config.GRPC_PORTS.items():
+        host = properties.get(key.replace("port", "address"), "127.0.0.1")
+        _check_port(host, int(properties.get(key, fallback)), key)
+
+
+def prepare(place: Place, properties: Properties, releases: Sequence[Release]) -> None:
+    """Write what TorchServe reads, and put aside what it wrote at its last start."""
+    if place.logs.exists():  # why this start fails must be read from its own
+        last = place.logs.with_name("logs.last")
+        shutil.rmtree(last, ignore_errors=True)
+        place.logs.rename(last)
+    place.logs.mkdir(parents=True)
+    store = place.model_store.resolve()
+    place.generated.write_text(config.generate(properties, releases, store, place.model_config))
+    (place.run / tokens.KEY_FILE).unlink(missing_ok=True)
+    shutil.copyfile(place.releases, place.served)
+
+
+def temporary_folder() -> Path:
+    """Make the folder for TorchServe's temporary files, its workers' sockets among them.
+
+    The path of a socket has 107 bytes at most.
+    """
+    usual = tempfile.gettempdir()
+    is_long = len(os.fsencode(usual)) > LONGEST_TEMPORARY_ROOT
+    root = "/tmp" if is_long else usual  # noqa: S108
+    return Path(tempfile.mkdtemp(prefix="torchserve-", dir=root))
+
+
+def run(place: Place, releases: Sequence[Release], temporary: Path, to_stdout: bool) -> None:
+    """Run `torchserve --start`, which ends at once and leaves Java behind.
+
+    Args:
+        place: what `prepare` has made ready.
+        releases: what is served.
+        temporary: what `temporary_folder` has made; TorchServe writes there which process it is.
+        to_stdout: whether what TorchServe and Java print goes to stdout, or else to CONSOLE.
+    """
+    command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs"]
+    command += ["--ts-config", str(place.generated.resolve())]
+    environment = _environment(place, releases, temporary)
+    environment[CONSOLE_LEVEL] = "info" if to_stdout else "off"
+    console = None if to_stdout else (place.logs / CONSOLE).open("w")
+    with console or contextlib.nullcontext():
+        subprocess.run(
+            command,
+            cwd=place.run,  # where it writes its tokens
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            check=False,
+        )
+
+
+def _environment(place: Place, releases: Sequence[Release], temporary: Path) -> dict[str, str]:
+    """Return TorchServe's environment.
+
+    PYTHONPATH would come before the archive's own files in a worker, and TS_CONFIG_FILE before
+    the configuration that is asked for: neither is inherited.
+    """
+    java_home, remark = java.home()
+    if remark:
+        print(remark, file=sys.stderr)
+    inherited = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "TS_CONFIG_FILE")}
+    own = {
+        "JAVA_HOME": str(java_home),
+        "TMPDIR": str(temporary),
+        "TEMP": str(temporary),
+        "LOG_LOCATION": str(place.logs.resolve()),
+        "METRICS_LOCATION": str(place.logs.resolve()),
+    }
+    told = config.threads(releases, place.model_config) | config.keeping(releases, place.traffic)
+    return inherited | own | told
+
+
+def _check_port(host: str, port: int, key: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServerError(
+                f"{key}: port {port} on {host} can't be used ({error.strerror}): "
+                "stop what listens there, or change it in config.properties"
+            ) from None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from statistics import quantiles
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from . import predict
 from .errors import PredictionError
@@ -184,15 +185,13 @@ class _Sums:
 
     def side(self, elapsed: float) -> Side:
         seconds, count = self._seconds, len(self._seconds)
-        percentiles = (
-            quantiles(seconds, n=100, method="inclusive") if count > 1 else 99 * [*seconds, 0.0][:1]
-        )
+        p50, p99 = 1e3 * np.percentile(seconds or [0.0], (50, 99))
         return Side(
             name=self._name,
             accuracy=self._right / count if count and self._labelled == count else None,
             confidence=self._confidence / count if count else 0.0,
-            p50=1e3 * percentiles[49] if count else 0.0,
-            p99=1e3 * percentiles[98] if count else 0.0,
+            p50=float(p50),
+            p99=float(p99),
             rate=count / elapsed,
             failed=self._failed,
         )

@@ -81,7 +81,8 @@ def experiment(recipe: Recipe, train: Images, held_out: Images, out: Path) -> di
         raise KeyboardInterrupt
     seconds = time.monotonic() - start
     average = cast("Net", trainer.average.module)
-    found = probabilities(_engine(average), held_out.pixels.numpy())
+    averaged = _engine(average)
+    found = probabilities(averaged, held_out.pixels.numpy())
     targets = held_out.targets.numpy()
     right = found.argmax(1) == targets
     temperature = metrics.best_temperature(found, targets)
@@ -95,15 +96,7 @@ def experiment(recipe: Recipe, train: Images, held_out: Images, out: Path) -> di
             "averaged weights, statistics anew": accuracy(
                 _engine(_with_statistics_anew(average, train)), held_out
             ),
-            **{
-                how: accuracy(
-                    _engine(average),
-                    held_out._replace(
-                        pixels=torch.from_numpy(arrive(held_out.pixels.numpy(), how))
-                    ),
-                )
-                for how in ARRIVALS
-            },
+            **{how: accuracy(averaged, _arrived(held_out, how)) for how in ARRIVALS},
         },
         "calibration_error": metrics.calibration_error(found.max(1), right),
         "temperature": temperature,
@@ -130,6 +123,11 @@ def _epochs(recipe: dict[str, Any]) -> int:
 def _engine(net: Net) -> TorchEngine:
     """Return what runs a copy of the net, which is not disturbed."""
     return TorchEngine(copy.deepcopy(net).cpu().eval())
+
+
+def _arrived(images: Images, how: str) -> Images:
+    """Return the images as they arrive in one of the ways of ARRIVALS."""
+    return images._replace(pixels=torch.from_numpy(arrive(images.pixels.numpy(), how)))
 
 
 def _with_statistics_anew(net: Net, images: Images) -> Net:

@@ -22,6 +22,7 @@ from . import AsJson, Html, show_comparison
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ..place import Place
     from ..predict import Outcome, Predict, PredictEach
 
 REFERENCE = re.compile(r"[A-Za-z][\w-]*(:[\w.]+)?")
@@ -122,9 +123,9 @@ def compare(
     show_comparison(found, html, as_json)
 
 
-def _models(place: object) -> list[str]:
+def _models(place: Place) -> list[str]:
     """Return the models that releases.toml names."""
-    return [release.model for release in releases.read(place.releases)]  # type: ignore[attr-defined]
+    return [release.model for release in releases.read(place.releases)]
 
 
 def _split(arguments: list[str], models: list[str]) -> tuple[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Follow log files: copy to a stream what is appended to them."""
+"""Follow a log file: copy to a stream what is appended to it."""
 
 from __future__ import annotations
 
@@ -8,26 +8,24 @@ import threading
 from typing import IO, TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
     from types import TracebackType
 
 PERIOD = 0.2
-"""Seconds between looks at the files."""
+"""Seconds between looks at the file."""
 
 
 class Follower:
-    """Copies whole lines of files to a stream, from a thread, for as long as a `with` lasts.
+    """Copies whole lines of a file to a stream, from a thread, for as long as a `with` lasts.
 
     Args:
-        paths: the files. They need not be there yet, and may be replaced by others of their name,
-            as rotation does; of one that is there, only what comes from now on is copied.
+        path: the file. It need not be there yet, and may be replaced by another of its name, as
+            rotation does; of one that is there, only what comes from now on is copied.
         stream: takes the lines. One that is closed ends the copying, and is no error.
     """
 
-    def __init__(self, paths: Iterable[Path], stream: IO[bytes]) -> None:
-        self._files = [_File(path) for path in paths]
-        self._stream = stream
+    def __init__(self, path: Path, stream: IO[bytes]) -> None:
+        self._file, self._stream = _File(path), stream
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -43,8 +41,7 @@ class Follower:
     ) -> None:
         self._done.set()
         self._thread.join()
-        for file in self._files:
-            file.close()
+        self._file.close()
 
     def _follow(self) -> None:
         with contextlib.suppress(OSError):  # nobody reads the stream any more
@@ -53,10 +50,9 @@ class Follower:
             self._copy()  # what was written last
 
     def _copy(self) -> None:
-        for file in self._files:
-            if lines := file.new_lines():
-                self._stream.write(lines)
-                self._stream.flush()
+        if lines := self._file.new_lines():
+            self._stream.write(lines)
+            self._stream.flush()
 
 
 class _File:

@@ -61,7 +61,7 @@ def run(server: Server, grace: float, started: Callable[[], None]) -> None:
         if server.process() is not None:
             raise ServerError("TorchServe is up already: `classifier stop` ends it")
         _adopt_orphans()
-        follower = Follower((server.place.logs / monitor.LOG,), sys.stdout.buffer)
+        follower = Follower(server.place.logs / monitor.LOG, sys.stdout.buffer)
         with _children_end(), follower, _first_signal_raises():
             try:
                 server.start(to_stdout=True)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from classifier import atomic, pictures
 from classifier.errors import InputError
+from classifier.place import Place
 from model.image import ImageError, decode
 
 from . import images, load, report
@@ -40,7 +41,6 @@ DELAYS = (0, 1, 2, 5)
 BEGIN = {"workers": 1, "threads": 1, "batch": 16, "delay": 1}
 """What is kept of each until it is varied itself."""
 OUT = Path("run/tune")
-RELEASES = Path("releases.toml")
 
 Sizes = dict[str, int]
 
@@ -235,8 +235,8 @@ def main() -> int:
     print(table(trials, best))
     OUT.mkdir(parents=True, exist_ok=True)
     picture(trials, best).savefig(OUT / "frontier.png", dpi=100)
-    keep(RELEASES, best.sizes)
-    print(f"{RELEASES} has them now (`make stop serve`); {OUT / 'frontier.png'} shows them all")
+    keep(Place.releases, best.sizes)
+    print(f"{Place.releases} has them now (`make stop serve`); {OUT}/frontier.png shows them all")
     return 0
 
 

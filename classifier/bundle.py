@@ -16,6 +16,7 @@ import yaml
 from . import store
 from .errors import ArchiveError, InputError
 from .parallel import batched, in_order
+from .place import Place
 from .prediction import Prediction, prediction_of, to_bytes
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     P = TypeVar("P", bound=Picture)
 
 
-STORE = Path("model_store")
 BATCH = 64
 """Pictures of a list that are classified at once."""
 DECODERS = 16
@@ -122,7 +122,7 @@ def load(archive: str | Path, engine: str | None = None) -> Classifier:
         ArchiveError: the file is missing, is no archive, or what it holds can't be loaded.
     """
     if isinstance(archive, str) and ":" in archive and not Path(archive).exists():
-        archive = store.find(STORE, archive)
+        archive = store.find(Place.model_store, archive)
     archive = Path(archive)
     with tempfile.TemporaryDirectory(prefix="classifier-") as folder:
         store.read(archive)  # finds damage, and says so

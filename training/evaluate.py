@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from classifier import Client, bundle, releases, store
 from classifier import archive as archives
 from classifier.errors import ClassifierError, PredictionError
+from classifier.place import Place
 
 from .arrivals import ARRIVALS, arrive, encode
 from .data import DataError, Images, load
@@ -121,7 +121,8 @@ def evaluate(
         engine: what runs the archive's net; what its model-config.yaml picks if None.
         details: tell also of each label, of calibration, and of other images.
     """
-    release = releases.read(Path("releases.toml"))[0]
+    place = Place()
+    release = releases.read(place.releases)[0]
     model, _, version = (reference or f"{release.model}:{release.default}").partition(":")
     dataset = load(root)
     measure: Callable[[NDArray[np.uint8]], Answers]
@@ -131,8 +132,8 @@ def evaluate(
         measure = partial(ask, client, version or None, dataset.labels)
     else:
         if (model, version) == (archives.MODEL, archives.VERSION):
-            archives.refresh(Path("model_store"))
-        archive = store.find(Path("model_store"), f"{model}:{version}")
+            archives.refresh(place.model_store)
+        archive = store.find(place.model_store, f"{model}:{version}")
         where, classifier = str(archive), bundle.load(archive, engine)
         if classifier.labels != dataset.labels:
             raise DataError(f"{root} has classes {dataset.labels}, {where} {classifier.labels}")

@@ -57,12 +57,15 @@ def read(path: Path) -> Properties:
     """Read a .properties file of `key=value` lines.
 
     Raises:
-        ServerError: the file is missing, a line goes on in the next, or an address is https.
+        ServerError: the file is missing or not UTF-8, a line goes on in the next, or an address is
+            https.
     """
     try:
         lines = [line.strip() for line in path.read_text().splitlines()]
     except FileNotFoundError:
         raise ServerError(f"{path} is missing: run this in the project's folder") from None
+    except UnicodeDecodeError as error:
+        raise ServerError(f"{path} is not UTF-8: {error}") from None
     settings = [line for line in lines if line and not line.startswith("#")]
     going_on = [line for line in settings if line.endswith("\\")]
     if going_on:

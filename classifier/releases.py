@@ -52,7 +52,7 @@ def read(path: Path) -> list[Release]:
         tables = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise ReleasesError(f"{path} is missing: run this in the project's folder") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ReleasesError(f"{path} is no TOML: {error}") from None
     if not tables:
         raise ReleasesError(f"{path} names no model: write a table such as [cifar10]")

@@ -130,6 +130,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         config.read(tmp_path / "config.properties")
 
 
+def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes("# für alle\n".encode("latin-1"))
+    with pytest.raises(ReleasesError, match=r"file is no TOML: .*can't decode byte 0xfc"):
+        releases.read(path)
+    with pytest.raises(ServerError, match=r"file is not UTF-8: .*can't decode byte 0xfc"):
+        config.read(path)
+
+
 def test_tls_is_left_to_a_proxy(tmp_path: Path) -> None:
     path = tmp_path / "config.properties"
     path.write_text("inference_address=https://127.0.0.1:8443\n")

@@ -46,7 +46,9 @@ LABELS = "model/index_to_name.json"
 CONFIG = "model/model-config.yaml"
 REQUIREMENTS = "model/requirements.txt"
 WEIGHTS = "model/weights.safetensors"
-_WEIGHTS, _LOCK = "weights.safetensors", "weights.lock"
+_WEIGHTS = Path(WEIGHTS).name
+INT8 = ("int8.xml", "int8.bin")
+"""The net in 8-bit integers, beside the weights: OpenVINO's graph and its constants."""
 
 MODEL, VERSION = "cifar10", "1.0"
 """What is built where nothing else is asked for: the name and version of the released weights."""
@@ -64,9 +66,6 @@ WRAPPERS = ("state_dict", "model_state_dict")
 PREFIXES = ("_orig_mod.", "module.")
 """What torch.compile and DataParallel put before a parameter's name."""
 REMEDY = "write one by torch.save(net.state_dict(), PATH)"
-
-INT8 = ("int8.xml", "int8.bin")
-"""The net in 8-bit integers, beside the weights: OpenVINO's graph and its constants."""
 
 
 def build(model: str, version: str, weights: Path, target: Path, project: Path = Path()) -> Path:
@@ -122,7 +121,7 @@ def refresh(target: Path) -> Path | None:
 
 def default_weights(model: str) -> Path:
     """Return the released weights, or those that `make train NAME=model` made."""
-    return Path(WEIGHTS if model == MODEL else f"run/train/{model}/weights.safetensors")
+    return Path(WEIGHTS if model == MODEL else f"run/train/{model}/{_WEIGHTS}")
 
 
 def is_outdated(archive: Path, project: Path = Path()) -> bool:
@@ -161,9 +160,9 @@ def read_weights(path: Path, must_be_locked: bool = False) -> dict[str, bytes]:
     data = path.read_bytes() if path.suffix == ".safetensors" else _convert(path)
     if not lock.is_file():
         made = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-        return {_WEIGHTS: data, _LOCK: (json.dumps(made, indent=2) + "\n").encode()}
-    found = {_WEIGHTS: data, _LOCK: lock.read_bytes()}
-    for name in INT8 if _tells_of_int8(found[_LOCK]) else ():
+        return {_WEIGHTS: data, store.LOCK: (json.dumps(made, indent=2) + "\n").encode()}
+    found = {_WEIGHTS: data, store.LOCK: lock.read_bytes()}
+    for name in INT8 if _tells_of_int8(found[store.LOCK]) else ():
         if not path.with_name(name).is_file():
             raise ArchiveError(f"{path.with_name(name)} is missing, but {lock} tells of it")
         found[name] = path.with_name(name).read_bytes()
@@ -243,7 +242,7 @@ def _run_archiver(stage: Path, model: str, version: str, name: str) -> Path:
         "--model-name": model,
         "--version": version,
         "--handler": f"files/{Path(HANDLER).name}",
-        "--serialized-file": "files/weights.safetensors",
+        "--serialized-file": f"files/{_WEIGHTS}",
         "--config-file": f"files/{Path(CONFIG).name}",
         "--requirements-file": f"files/{Path(REQUIREMENTS).name}",
         "--extra-files": "files",

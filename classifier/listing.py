@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from .server import Server
 
-LOCK = "weights.lock"
 NOBODY = (None, None)
 """The workers of a version that is not served."""
 
@@ -144,6 +143,6 @@ def _look_into(archive: Path) -> tuple[tuple[str, str], float | None] | None:
     if store.file_name(*name) != archive.name:
         return None
     try:
-        return name, float(next(iter(json.loads(files[LOCK])["accuracy"].values())))
+        return name, float(next(iter(json.loads(files[store.LOCK])["accuracy"].values())))
     except (KeyError, ValueError, TypeError, StopIteration, AttributeError):
         return name, None

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 LABELS = "index_to_name.json"
+LOCK = "weights.lock"
+"""What an archive's weights must be, and how good they are."""
 LATEST = "latest"
 
 

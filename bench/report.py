@@ -26,6 +26,8 @@ Row = dict[str, Any]
 Failures = dict[str, list[str]]
 """Why servers failed, once for each round in which they did, by name and kind."""
 OURS = Ours.name
+STYLES = {"engine": "-", "tutorial": "--"}
+"""How lines are drawn, by kind."""
 
 
 def summary(rows: list[Row], failed: Failures) -> str:
@@ -98,39 +100,40 @@ def _connections(rows: list[Row]) -> list[int]:
     )
 
 
+def _by_connections(rows: list[Row]) -> dict[tuple[str, str], list[list[Row]]]:
+    """Return of each server, by name and kind, its rows with each number of connections."""
+    tables = [by(rows, images="small", connections=count) for count in _connections(rows)]
+    return {server: [table[server] for table in tables] for server in tables[0]}
+
+
+def _median(rows: list[Row], key: str) -> float:
+    return float(median(row[key] for row in rows))
+
+
 def _throughput(rows: list[Row]) -> str:
     """Return requests a second, and how many times as many ours answers."""
-    counts = _connections(rows)
+    counts, servers = _connections(rows), _by_connections(rows)
     head = (
         ["server", "kind"] + [f"c={c}, 1/s" for c in counts] + [f"ours, c={c}" for c in counts[-2:]]
     )
-    tables = {c: by(rows, images="small", connections=c) for c in counts}
+    ours = servers.get((OURS, "engine"), [[] for _ in counts])
     lines = []
-    for server in tables[counts[0]]:
-        rates = {c: [row["rate"] for row in tables[c][server]] for c in counts}
-        ours = {c: [row["rate"] for row in tables[c].get((OURS, "engine"), [])] for c in counts}
+    for server, tables in servers.items():
+        rates = [_spread([row["rate"] for row in table]) for table in tables]
         ratios = [
-            f"{median(ours[c]) / median(rates[c]):.2f}×" if ours[c] else "" for c in counts[-2:]
+            f"{_median(our, 'rate') / _median(their, 'rate'):.2f}×" if our else ""
+            for our, their in zip(ours[-2:], tables[-2:], strict=True)
         ]
-        lines.append([*server, *(_spread(rates[c]) for c in counts), *ratios])
+        lines.append([*server, *rates, *ratios])
     return table(head, lines)
 
 
 def _latency(rows: list[Row]) -> str:
     """Return p50 and p99 in milliseconds."""
-    counts = _connections(rows)
-    head = ["server", "kind"] + [f"c={c}, p50 / p99 ms" for c in counts]
-    tables = {c: by(rows, images="small", connections=c) for c in counts}
+    head = ["server", "kind"] + [f"c={c}, p50 / p99 ms" for c in _connections(rows)]
     lines = [
-        [
-            *server,
-            *(
-                f"{median(r['p50'] for r in tables[c][server]):.1f} / "
-                f"{median(r['p99'] for r in tables[c][server]):.1f}"
-                for c in counts
-            ),
-        ]
-        for server in tables[counts[0]]
+        [*server, *(f"{_median(t, 'p50'):.1f} / {_median(t, 'p99'):.1f}" for t in tables)]
+        for server, tables in _by_connections(rows).items()
     ]
     return table(head, lines)
 
@@ -155,11 +158,13 @@ def _others(rows: list[Row]) -> str:
 def _share(rows: list[Row]) -> str:
     """Return which part of what the engine does alone our clients get; nothing without ours."""
     alone = median(row["rate"] for row in rows if row["server"] == "in process")
-    shares = []
-    for count in _connections(rows)[-2:]:
-        ours = by(rows, images="small", connections=count).get((OURS, "engine"))
-        if ours:
-            shares.append(f"{median(row['rate'] for row in ours) / alone:.0%} at c={count}")
+    counts = _connections(rows)
+    ours = _by_connections(rows).get((OURS, "engine"), [[] for _ in counts])
+    shares = [
+        f"{_median(table, 'rate') / alone:.0%} at c={count}"
+        for count, table in zip(counts[-2:], ours[-2:], strict=True)
+        if table
+    ]
     if not shares:
         return ""
     return f"Of what the engine does alone, a client of ours gets {' and '.join(shares)}."
@@ -175,14 +180,9 @@ def _scaling(rows: list[Row]) -> Figure:
     """Draw how throughput grows with connections."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    counts = _connections(rows)
-    for name, kind in by(rows, images="small", connections=counts[0]):
-        rates = [
-            median(r["rate"] for r in by(rows, images="small", connections=c)[name, kind])
-            for c in counts
-        ]
-        style = "-" if kind == "engine" else "--"
-        axes.plot(counts, rates, style, marker="o", label=f"{name} ({kind})")
+    for (name, kind), tables in _by_connections(rows).items():
+        rates = [_median(table, "rate") for table in tables]
+        axes.plot(_connections(rows), rates, STYLES[kind], marker="o", label=f"{name} ({kind})")
     axes.set_xscale("log", base=2)
     _finish(axes, "connections", "answers a second")
     return figure
@@ -192,13 +192,9 @@ def _frontier(rows: list[Row]) -> Figure:
     """Draw throughput against the 99th percentile of latency."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    counts = _connections(rows)
-    for name, kind in by(rows, images="small", connections=counts[0]):
-        tables = [by(rows, images="small", connections=c)[name, kind] for c in counts]
-        rates = [median(r["rate"] for r in table) for table in tables]
-        p99 = [median(r["p99"] for r in table) for table in tables]
-        style = "-" if kind == "engine" else "--"
-        axes.plot(rates, p99, style, marker="o", label=f"{name} ({kind})")
+    for (name, kind), tables in _by_connections(rows).items():
+        rates, p99 = ([_median(table, key) for table in tables] for key in ("rate", "p99"))
+        axes.plot(rates, p99, STYLES[kind], marker="o", label=f"{name} ({kind})")
     axes.set_xscale("log")
     _finish(axes, "answers a second", "99th percentile of latency, ms")
     return figure

@@ -232,18 +232,15 @@ class Naive:
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             folder = Path(name)
             _naive_archive(folder)
-            ports = {key: f"http://127.0.0.1:{_free_port()}" for key in config.ADDRESSES}
-            ports |= {key: str(_free_port()) for key in config.GRPC_PORTS}
-            lines = [f"{key}={value}\n" for key, value in ports.items()]
-            lines += ["load_models=naive.mar\n", f"model_store={folder}\n"]
-            (folder / "config.properties").write_text("".join(lines))
+            properties = _free_ports()
+            served = {"load_models": "naive.mar", "model_store": name}
+            configuration = _write(properties | served, folder)
             home, _ = java.home()
             environment = {**os.environ, "TMPDIR": name, "TEMP": name, "JAVA_HOME": str(home)}
             environment |= {"LOG_LOCATION": f"{name}/logs", "METRICS_LOCATION": f"{name}/logs"}
             command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground"]
-            command += ["--ncs", "--disable-token-auth"]
-            command += ["--ts-config", f"{name}/config.properties"]
-            url = f"{ports['inference_address']}/predictions/naive"
+            command += ["--ncs", "--disable-token-auth", "--ts-config", str(configuration)]
+            url = f"{properties['inference_address']}/predictions/naive"
             with _started(command, environment, url, image, self.encoding) as running:
                 yield running
 
@@ -287,19 +284,25 @@ def _naive_archive(folder: Path) -> None:
 
 def _place(folder: Path) -> Place:
     """Return the files of a server of its own, on free ports."""
-    properties = config.read(Path("config.properties"))
-    for key in config.ADDRESSES:
-        properties[key] = f"http://127.0.0.1:{_free_port()}"
-    for key in config.GRPC_PORTS:
-        properties[key] = str(_free_port())
-    lines = [f"{key}={value}\n" for key, value in properties.items()]
-    (folder / "config.properties").write_text("".join(lines))
     return Place(
         run=folder / "run",
         model_store=folder / "store",
         releases=folder / "releases.toml",
-        config=folder / "config.properties",
+        config=_write(config.read(Path("config.properties")) | _free_ports(), folder),
     )
+
+
+def _write(properties: config.Properties, folder: Path) -> Path:
+    """Write a config.properties; return its path."""
+    path = folder / "config.properties"
+    path.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+    return path
+
+
+def _free_ports() -> config.Properties:
+    """Return the settings of a TorchServe that listens on free ports."""
+    ports = {key: f"http://127.0.0.1:{_free_port()}" for key in config.ADDRESSES}
+    return ports | {key: str(_free_port()) for key in config.GRPC_PORTS}
 
 
 def _free_port() -> int:

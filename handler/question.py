@@ -210,6 +210,7 @@ def _tensor_images(inputs: list[Any]) -> list[Image]:
         raise ImageError('"inputs" must hold one tensor')
     datatype, shape, data = (inputs[0].get(key) for key in ("datatype", "shape", "data"))
     if datatype == "BYTES" and isinstance(data, list):
+        _check_shape(shape, data)
         return _each(_base64, data, "data")
     if datatype == "UINT8" and isinstance(data, list):
         pixels = _pixels(shape, data)
@@ -219,6 +220,14 @@ def _tensor_images(inputs: list[Any]) -> list[Image]:
         'the input must have "datatype" "BYTES", and image files in base64 as "data"; or "UINT8", '
         f'and pixels of "shape" {_PIXELS}'
     )
+
+
+def _check_shape(shape: Any, data: list[Any]) -> None:
+    """Fail where a tensor of files is told to be of another shape; a shape need not be told."""
+    if shape not in (None, [len(data)], [len(data), 1]):
+        raise ImageError(
+            f'"shape" is {shape}, and must be [{len(data)}]: "data" holds so many files'
+        )
 
 
 def _pixels(shape: Any, data: list[Any]) -> NDArray[np.uint8]:

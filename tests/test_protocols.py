@@ -160,6 +160,10 @@ GOOD = b64(encode(Image.new("RGB", (8, 8))))
         ({"inputs": [{"datatype": "FP32", "data": [1.0]}]}, 'must have "datatype" "BYTES"'),
         ({"inputs": [{"datatype": "BYTES", "data": [GOOD] * 65}]}, '"data" holds 65 images'),
         (
+            {"inputs": [{"datatype": "BYTES", "shape": [2], "data": [GOOD]}]},
+            '"shape" is [2], and must be [1]: "data" holds so many files',
+        ),
+        (
             {"inputs": [{"datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [1, 2]}]},
             '"data" does not fit "shape"',
         ),

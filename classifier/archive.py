@@ -60,7 +60,6 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 """The time of every member: the earliest that a zip file can tell, so that bytes repeat."""
 CREATED_ON = "01/01/1980 00:00:00"
 
-
 WRAPPERS = ("state_dict", "model_state_dict")
 """Under which of these a checkpoint holds the state dict: Lightning's, and that of torch's docs."""
 PREFIXES = ("_orig_mod.", "module.")

@@ -25,8 +25,9 @@ from __future__ import annotations
 import base64
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from threading import Event
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 
 DEADLINE = 60.0  # seconds
 TIMEOUT = 20.0  # seconds
+SHORTEST = 0.1
+"""Seconds: with less left, nothing is asked again, for the answer would come too late."""
 CONNECTIONS = 32
 """Connections that are kept: two workers' batches of 16."""
 AT_ONCE = 16
@@ -84,12 +87,14 @@ class Question:
         version: which answers; the default one if None.
         end: when it must be answered.
         until: when it is no more asked again.
+        abandoned: is set when nobody waits for the answer any more: then neither is it.
     """
 
     images: Sequence[bytes]
     version: str | None
     end: float
     until: float
+    abandoned: Event = field(default_factory=Event)
 
     def one_by_one(self) -> Iterator[Question]:
         """Yield a question for each image, as its turn comes.
@@ -172,7 +177,10 @@ class Asker:
         return {
             "retry": tenacity.retry_if_exception(passes),
             "wait": tenacity.wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-            "stop": lambda state: time.monotonic() + state.upcoming_sleep >= question.until,
+            "stop": lambda state: (
+                question.abandoned.is_set()
+                or time.monotonic() + state.upcoming_sleep + SHORTEST >= question.until
+            ),
             "before_sleep": self._tell,
             "reraise": True,
         }

@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import weakref
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from itertools import islice
+from threading import Event
 from typing import TYPE_CHECKING, Self, overload
 
 import httpx
@@ -119,17 +121,20 @@ class Client:
         Raises:
             TokenError: the token is missing, wrong or expired.
         """
-        ask = partial(self._ask_together, version=version)
+        abandoned = Event()
+        ask = partial(self._ask_together, version=version, abandoned=abandoned)
         with (
             contextlib.closing(in_order(to_input, pictures, AT_ONCE)) as inputs,
-            contextlib.closing(in_order(ask, grouped(inputs), AT_ONCE)) as answers,
+            contextlib.closing(in_order(ask, grouped(inputs), AT_ONCE, abandoned.set)) as answers,
         ):
             for found in answers:
                 yield from found
 
-    def _ask_together(self, inputs: Sequence[Input], version: str | None) -> list[Found]:
+    def _ask_together(
+        self, inputs: Sequence[Input], version: str | None, abandoned: Event
+    ) -> list[Found]:
         images = images_of(inputs)
-        question = self._asker.question(images, version)
+        question = replace(self._asker.question(images, version), abandoned=abandoned)
         return merge(inputs, self._each(question) if images else [])
 
     def _each(self, question: Question) -> list[Found]:
@@ -147,7 +152,8 @@ class Client:
         """Ask for images in one request, and again while that may help."""
         asker = self._asker
         try:
-            for attempt in tenacity.Retrying(**asker.retries(question)):
+            sleep = tenacity.sleep_using_event(question.abandoned)
+            for attempt in tenacity.Retrying(**asker.retries(question), sleep=sleep):
                 with attempt:
                     return self._ask(question)
         except PassingError as error:

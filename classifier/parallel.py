@@ -14,12 +14,17 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def in_order(function: Callable[[A], B], items: Iterable[A], at_once: int) -> Generator[B]:
+def in_order(
+    function: Callable[[A], B],
+    items: Iterable[A],
+    at_once: int,
+    hurry: Callable[[], None] = lambda: None,
+) -> Generator[B]:
     """Yield what a function makes of each item, in order, from so many threads.
 
     As `Executor.map`, but no item is taken before its turn comes near: there may be many. Once
-    the generator is closed, what has not begun does not begin; what has, is waited for, so that it
-    uses nothing that is closed next.
+    the generator is closed, or interrupted, what has not begun does not begin; what has, is told to
+    hurry and waited for, so that it uses nothing that is closed next.
     """
     pool, rest = ThreadPoolExecutor(at_once), iter(items)
     waiting: deque[Future[B]] = deque()
@@ -31,6 +36,7 @@ def in_order(function: Callable[[A], B], items: Iterable[A], at_once: int) -> Ge
                 return
             yield waiting.popleft().result()
     finally:
+        hurry()
         pool.shutdown(cancel_futures=True)
 
 

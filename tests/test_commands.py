@@ -150,6 +150,20 @@ def test_predict_takes_addresses_patterns_and_standard_input(
     assert said.stdout.split() == ["cat", said.stdout.split()[1], "-"]
 
 
+def test_who_waits_for_a_server_is_told_why_and_may_go(free_port: int) -> None:
+    """Both not only after the minute for which the client asks again."""
+    url = f"http://127.0.0.1:{free_port}"
+    command = [*COMMAND, "predict", f"--server={url}", "mine:1.0", str(SAMPLE)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        told = waiting.stderr.readline()
+        waiting.send_signal(signal.SIGINT)
+        _, rest = waiting.communicate(timeout=30)
+    assert told.startswith(f"classifier: {url} ")
+    assert told.endswith(": asking again, for 60 s\n")
+    assert "asking again" not in rest, "once is enough"
+
+
 def test_predict_lists_what_failed_where_the_server_has_gone(photos: Path) -> None:
     gone = Scripted(lambda _: error(500, "Prediction failed"))
     said = classifier("predict", f"--server={gone.url}", str(photos))

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from .. import bundle, comparison, pictures, releases, store
 from .. import predict as predictions
+from ..asker import DEADLINE
 from ..client import Client
 from ..errors import ServerError
 from ..server import Server
@@ -69,7 +70,7 @@ def predict(
 ) -> None:
     """Classify pictures; exit status 1 if one has no answer: classifier predict photos/*.jpg"""
     place = context.obj
-    reference, names = _split(images, _models(place))
+    reference, names = _split(images, _models(place), elsewhere=server is not None)
     sources = pictures.find(names)
     form = Form.JSON if as_json else form
     _, predict_each = _predictor(context, reference, local, server, token)
@@ -128,12 +129,17 @@ def _models(place: Place) -> list[str]:
     return [release.model for release in releases.read(place.releases)]
 
 
-def _split(arguments: list[str], models: list[str]) -> tuple[str, list[str]]:
-    """Return which model is asked for, and the pictures: the first argument may be either."""
+def _split(
+    arguments: list[str], models: list[str], elsewhere: bool = False
+) -> tuple[str, list[str]]:
+    """Return which model is asked for, and the pictures: the first argument may be either.
+
+    A server elsewhere may have other models than those of our releases.toml.
+    """
     first, *rest = arguments
     if not REFERENCE.fullmatch(first) or Path(first).exists():
         return models[0], arguments
-    if first.partition(":")[0] not in models:
+    if not elsewhere and first.partition(":")[0] not in models:
         raise typer.BadParameter(
             f"{first} is no file, and no model of releases.toml ({', '.join(models)})"
         )
@@ -161,14 +167,25 @@ def _predictor(
         archived = bundle.load(path)
         return archived.predict, archived.predict_each
     if url is not None:
-        client = Client(url, model, token)
+        client = Client(url, model, token, on_retry=_told_once())
     else:
         server = Server(place)
         if server.process() is None:
             raise ServerError("TorchServe is not running: `make serve`, or --local without it")
-        client = server.client(model)
+        client = server.client(model, _told_once())
     context.call_on_close(client.close)
     return (
         lambda image: client.predict(image, version or None),
         lambda sources: client.predict_each(sources, version or None),
     )
+
+
+def _told_once() -> Callable[[str], None]:
+    """Return what tells of the first failure of many, so that nobody waits without knowing why."""
+    silent = iter([True])
+
+    def tell(failure: str) -> None:
+        if next(silent, False):
+            typer.echo(f"classifier: {failure}: asking again, for {DEADLINE:.0f} s", err=True)
+
+    return tell

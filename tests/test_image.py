@@ -140,9 +140,10 @@ def test_refuses_a_bomb_that_pillow_itself_refuses() -> None:
         decode(encode(Image.new("1", (20000, 20000))))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 @pytest.mark.parametrize("size", [(1, 20000), (20000, 1), (1, 1)])
-def test_takes_any_shape(size: tuple[int, int]) -> None:
-    assert decode(encode(Image.new("RGB", size))).shape == (32, 32, 3)
+def test_takes_any_shape(size: tuple[int, int], mode: str) -> None:
+    assert decode(encode(Image.new(mode, size))).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize(

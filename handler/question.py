@@ -237,7 +237,7 @@ def _pixels(shape: Any, data: list[Any]) -> NDArray[np.uint8]:
         raise ImageError(f'"data" does not fit "shape", which must be {_PIXELS}') from None
     if wide.shape[1:] != SHAPE:
         raise ImageError(f'"shape" is {list(wide.shape)}, and must be {_PIXELS}')
-    if wide.dtype.kind not in "iu" or (wide.size and (wide.min() < 0 or wide.max() > 255)):
+    if wide.size and (wide.dtype.kind not in "iu" or wide.min() < 0 or wide.max() > 255):
         raise ImageError('"data" must be whole numbers in 0 to 255')
     return wide.astype(np.uint8)
 

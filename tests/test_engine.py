@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from classifier.errors import ArchiveError
 from model import EngineError, WeightsError
 from model.engine_openvino import SIZES, OpenVinoEngine
 from model.engine_torch import TorchEngine
+from model.net import Net
 from model.weights import INT8, LOCK, WEIGHTS, fit, read
 from training import int8
 from training.data import Images
@@ -83,6 +85,8 @@ def test_any_number_of_images_makes_a_batch() -> None:
         "device": "cpu",
         "threads": 1,
     }
+    assert isinstance(classifier.engine, OpenVinoEngine)
+    assert not classifier.engine.compiled.get_property("ENABLE_CPU_PINNING")
 
 
 def test_no_two_requests_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +188,26 @@ def test_auto_takes_integers_where_it_can(folder: Path, monkeypatch: pytest.Monk
     assert isinstance(model.load(folder).engine, TorchEngine), "there are none"
     with pytest.raises(WeightsError, match="no net in 8-bit integers"):
         model.load(folder, "openvino")
+
+
+def test_on_a_gpu_auto_takes_floats_and_threads_are_those_of_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = mock.Mock()
+    monkeypatch.setattr("model.engine_torch.TorchEngine", made)
+    model.load("model", device="cuda:1", threads=3)
+    assert made.call_args.args[1:] == ("cuda:1", None)
+    model.load("model", "torch", threads=3)
+    assert made.call_args.args[1:] == ("cpu", 3)
+
+
+def test_torch_has_the_threads_that_it_is_given() -> None:
+    before = torch.get_num_threads()
+    try:
+        engine = TorchEngine(Net().eval(), threads=before + 1)
+        assert engine.describe()["threads"] == torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_says_which_engines_there_are(folder: Path) -> None:

@@ -7,6 +7,7 @@ import runpy
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -69,15 +70,26 @@ def test_labels_are_in_order() -> None:
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(["crane", "dog", "crane"], "'crane' more than once"), (["\ud800", "b"], "no text")],
+    [
+        (["crane", "dog", "crane"], "'crane' more than once"),
+        (["\ud800", "b"], "no text"),
+        (["crane", 1], "must hold a name for each index"),
+    ],
 )
 def test_refuses_labels_that_no_answer_can_hold(
-    tmp_path: Path, names: list[str], message: str
+    tmp_path: Path, names: list[str | int], message: str
 ) -> None:
     path = tmp_path / "index_to_name.json"
     path.write_text(json.dumps({str(i): name for i, name in enumerate(names)}))
     with pytest.raises(LabelsError, match=message):
         read_labels(path)
+
+
+def test_labels_that_are_equally_likely_come_in_their_order() -> None:
+    labels = [str(number) for number in range(100)]
+    classifier = model.Classifier(mock.Mock(), labels, mock.Mock())
+    row = np.where(np.arange(100) % 3, 0.0, 0.03).astype(np.float32)
+    assert list(classifier.top(row, 8)) == labels[:24:3]
 
 
 def assert_agrees_on(images: list[bytes]) -> None:

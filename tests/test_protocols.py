@@ -78,19 +78,20 @@ def test_v2_takes_pixels(server: Deployment) -> None:
     pixels = np.asarray(sample().resize((32, 32)))[None].repeat(2, 0)
     for data in (pixels.ravel().tolist(), pixels.tolist()):  # flat, or nested as the shape is
         tensor = {"name": "x", "shape": [2, 32, 32, 3], "datatype": "UINT8", "data": data}
-        answer = post(server, PATHS["v2"], {"inputs": [tensor]}).json()
-        assert "id" not in answer
+        answer = post(server, PATHS["v2"], {"id": 7, "inputs": [tensor]}).json()
+        assert "id" not in answer, "it is no text"
         assert output(answer, "label") == ["cat", "cat"]
 
 
 def test_one_bad_image_of_several_is_told_in_its_place(server: Deployment) -> None:
     good, bad = b64(SAMPLE.read_bytes()), b64(b"no image")
-    v1 = post(server, PATHS["v1"], {"instances": [{"b64": good}, {"b64": bad}, "x", {"b64": 1}]})
+    instances = [{"b64": good}, {"b64": bad}, "x", {"b64": 1}, {"b64": f"{good}!"}]
+    v1 = post(server, PATHS["v1"], {"instances": instances})
     assert v1.status_code == 200
     first, *others = v1.json()["predictions"]
     assert first["label"] == "cat"
     for told, message in zip(
-        others, ("not an image", "an instance must be", "no base64"), strict=True
+        others, ("not an image", "an instance must be", "no base64", "no base64"), strict=True
     ):
         assert message in told["error"]
     tensor = {"name": "x", "shape": [3], "datatype": "BYTES", "data": [bad, good, "?"]}
@@ -157,6 +158,7 @@ GOOD = b64(encode(Image.new("RGB", (8, 8))))
         ({"instances": [{"b64": GOOD}] * 65}, '"instances" holds 65 images'),
         ({"inputs": []}, '"inputs" must hold one tensor'),
         ({"inputs": [{}, {}]}, '"inputs" must hold one tensor'),
+        ({"inputs": ["x"]}, '"inputs" must hold one tensor'),
         ({"inputs": [{"datatype": "FP32", "data": [1.0]}]}, 'must have "datatype" "BYTES"'),
         ({"inputs": [{"datatype": "BYTES", "data": [GOOD] * 65}]}, '"data" holds 65 images'),
         (
@@ -172,7 +174,23 @@ GOOD = b64(encode(Image.new("RGB", (8, 8))))
             '"shape" is [1, 3], and must be [N, 32, 32, 3]',
         ),
         (
+            {"inputs": [{"datatype": "UINT8", "shape": [1, 64, 32, 3], "data": [0] * 6144}]},
+            '"shape" is [1, 64, 32, 3], and must be [N, 32, 32, 3]',
+        ),
+        (
+            {"inputs": [{"datatype": "UINT8", "shape": [0, 32, 32, 3], "data": []}]},
+            '"data" holds 0 images: send 1 to 64',
+        ),
+        (
+            {"inputs": [{"datatype": "UINT8", "shape": [65, 32, 32, 3], "data": [0] * 199_680}]},
+            '"data" holds 65 images: send 1 to 64',
+        ),
+        (
             {"inputs": [{"datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [256] * 3072}]},
+            "must be whole numbers in 0 to 255",
+        ),
+        (
+            {"inputs": [{"datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [-1] * 3072}]},
             "must be whole numbers in 0 to 255",
         ),
         (

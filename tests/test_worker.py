@@ -10,10 +10,13 @@ import struct
 import subprocess
 import sys
 import threading
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
+from ts.metrics.caching_metric import CachingMetric
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+from ts.metrics.metric_type_enum import MetricTypes
 from ts.protocol import otf_message_handler
 
 from handler import torchserve
@@ -22,7 +25,7 @@ from handler.metrics import REFUSED, Metrics
 from handler.torchserve import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     import numpy as np
@@ -36,12 +39,12 @@ def field(value: bytes) -> bytes:
     return struct.pack("!i", len(value)) + value
 
 
-def batch(bodies: list[bytes]) -> bytes:
+def batch(bodies: list[bytes], kind: bytes = b"image/png") -> bytes:
     """Lay requests out as TorchServe's front end does."""
     end = struct.pack("!i", -1)
     requests = [
         field(b"id") + field(b"accept") + field(b"*/*") + end
-        + field(b"body") + field(b"image/png") + field(body) + end
+        + field(b"body") + field(kind) + field(body) + end
         for body in bodies
     ]  # fmt: skip
     return b"I" + b"".join(requests) + end
@@ -110,6 +113,39 @@ def test_touches_no_other_version_of_torchserve(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(otf_message_handler, "_retrieve_buffer", theirs)
     torchserve.hasten("0.13.0")
     assert otf_message_handler._retrieve_buffer is theirs
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Logging and reading as in a worker of the TorchServe that is installed."""
+    monkeypatch.setattr(otf_message_handler, "_retrieve_buffer", None)
+    loggers = logging.getLogger(), logging.getLogger("ts.metrics.caching_metric")
+    before = [(logger, logger.level, logger.filters[:]) for logger in loggers]
+    loggers[0].setLevel(logging.INFO)  # as the worker does
+    torchserve.hasten(version("torchserve"))
+    yield
+    for logger, level, filters in before:
+        logger.setLevel(level)
+        logger.filters[:] = filters
+
+
+@pytest.mark.usefixtures("quiet")
+def test_prints_warnings_and_metrics_but_nothing_that_each_request_brings(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for kind in (b"application/json", b"text/plain"):
+            theirs.sendall(batch([b"\xff{"], kind))
+            _, (request,) = otf_message_handler.retrieve_msg(ours)
+            assert request["parameters"][0]["value"] == b"\xff{"
+    for name in ("HandlerTime", "PredictionTime"):
+        CachingMetric(name, "ms", ["Level"], MetricTypes.GAUGE).add_or_update(1.0, ["Model"])
+    logging.info("a line of each batch")
+    logging.warning("a warning")
+    first, second = caplog.messages
+    assert first.startswith("[METRICS]HandlerTime.")
+    assert second == "a warning"
 
 
 def test_torch_is_imported_when_something_is_taken_from_it() -> None:

@@ -73,7 +73,7 @@ ON_THE_WAY = {502, 503, 504}
 """Statuses of requests that no worker has seen; they may be gone when the same is asked again."""
 OUT_OF_MEMORY = 507
 """A worker's; it may be gone, too."""
-WORKER_FAILED = ("Worker died", "Responses from worker", "did not respond", "timed out")
+WORKER_FAILED = ("Worker died", "did not respond")
 """What TorchServe says with status 500 where a worker, and not the request, was at fault."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 

@@ -220,6 +220,13 @@ def test_refuses_weights_that_are_not_those_of_their_lock(tmp_path: Path) -> Non
         archive.build("cifar10", "2.0", path, tmp_path)
 
 
+def test_refuses_weights_that_are_called_safetensors_and_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(b"no weights")
+    with pytest.raises(ArchiveError, match="is no safetensors file"):
+        archive.build("cifar10", "2.0", path, tmp_path)
+
+
 def test_a_failed_build_leaves_the_archive_that_is_there(store: Path, tmp_path: Path) -> None:
     shutil.copy(store / "cifar10-1.0.mar", tmp_path)
     torch.save({"other": torch.zeros(1)}, tmp_path / "other.pth")

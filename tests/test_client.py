@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -183,6 +184,7 @@ PASSING = {
     "worker died": error(500, "Worker died."),
     "worker too slow": error(500, "Worker did not respond in time"),
     "proxy": error(502, "Bad Gateway"),
+    "slow proxy": error(504, "Gateway Timeout"),
     "hung up": None,
 }
 LASTING = {
@@ -190,6 +192,8 @@ LASTING = {
     "no such model": (error(404, "Model not found"), InputError),
     "too large": (error(413, ""), InputError),
     "handler failed": (error(500, "Prediction failed"), UnavailableError),
+    "a proxy wants to know who": (error(401, "Unauthorized"), TokenError),
+    "a proxy forbids it": (error(403, "Forbidden"), TokenError),
     "no token": (error(400, "Token Authentication failed", "InvalidKeyException"), TokenError),
 }
 
@@ -233,6 +237,34 @@ def test_asking_again_ends_at_the_deadline(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
+def test_no_answer_is_waited_for_beyond_the_deadline_or_an_attempts_time(
+    scripted: Callable[[Script], Scripted], is_async: bool
+) -> None:
+    go_on = threading.Event()
+    server = scripted(lambda _: ANSWER if go_on.wait(30) else None)
+    try:
+        for options in ({"deadline": 0.3}, {"deadline": 2, "timeout": 0.1}):
+            begin = time.monotonic()
+            with pytest.raises(UnavailableError, match="gives no answer"):
+                ask(server.url, is_async, **options)
+            assert time.monotonic() - begin < 10
+        assert server.asked > 2, "with little time for each it was asked again"
+    finally:
+        go_on.set()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_this_machine_itself_is_asked_without_a_proxy(
+    scripted: Callable[[Script], Scripted], monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    server, proxy = scripted([ANSWER] * 2), scripted([ANSWER] * 2)
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    for host in ("127.0.0.1", "localhost"):
+        assert ask(server.url.replace("127.0.0.1", host) + "/", is_async).label == "cat"
+    assert (server.asked, proxy.asked) == (2, 0)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
 def test_nobody_listening_is_told(is_async: bool, free_port: int) -> None:
     with pytest.raises(UnavailableError, match=f"127.0.0.1:{free_port} gives no answer"):
         ask(f"http://127.0.0.1:{free_port}", is_async, deadline=0.3)
@@ -251,6 +283,17 @@ def test_an_expired_token_is_fetched_anew_once(
     with pytest.raises(TokenError):
         ask(server.url, is_async, token=lambda: "same")
     assert server.asked == 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_token_is_kept_until_it_is_refused(
+    scripted: Callable[[Script], Scripted], is_async: bool
+) -> None:
+    server = scripted([ANSWER, ANSWER, LASTING["no token"][0], ANSWER, ANSWER])
+    tokens = iter(["old", "new"])
+    found = ask_each(server.url, [b"x" * 700_000] * 4, is_async, token=lambda: next(tokens))
+    assert [isinstance(one, Prediction) for one in found] == [True] * 4
+    assert set(server.tokens) == {"Bearer old", "Bearer new"}
 
 
 def stream(*pictures: Picture) -> Iterator[Picture]:
@@ -376,9 +419,10 @@ def test_a_list_ends_at_what_is_no_picture(scripted: Callable[[Script], Scripted
 def test_an_answer_in_a_form_of_its_own_is_no_prediction(
     scripted: Callable[[Script], Scripted], is_async: bool
 ) -> None:
-    server = scripted(lambda _: (200, {"label": "cat"}))
-    found = ask_each(server.url, [b"a"], is_async)
-    assert "no labels and probabilities" in str(found[0])
+    for said in ({"label": "cat"}, {}):
+        server = scripted(lambda _, said=said: (200, said))  # type: ignore[misc]
+        found = ask_each(server.url, [b"a"], is_async)
+        assert "no labels and probabilities" in str(found[0])
 
 
 @pytest.mark.parametrize("data", ["text", ValueError("closed"), OSError("gone")])

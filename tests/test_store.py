@@ -107,6 +107,8 @@ def test_the_committed_releases_name_the_released_weights() -> None:
         ('[cifar10]\ndefault = "x y"\nversions = ["x y"]', "no version by PEP 440"),
         ("[cifar10]\ndefault = 1.0\nversions = [1.0]", "needs versions"),
         ('[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\nworkers = 0', "workers to be 1 or more"),
+        ('[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\nworkers = true', "workers to be 1"),
+        ('[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\ndelay = -1', "delay to be 0 or more"),
         ('[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\nkeep = 0', "keep to be more than 0"),
         ('[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\nkeep = 1.1', "keep to be more than 0"),
         ('[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\nkeep = true', "keep to be more than 0"),
@@ -118,6 +120,13 @@ def test_says_what_is_wrong_with_releases(tmp_path: Path, text: str, message: st
     path.write_text(text)
     with pytest.raises(ReleasesError, match=message):
         releases.read(path)
+
+
+def test_takes_the_least_and_the_most_that_may_be(tmp_path: Path) -> None:
+    path = tmp_path / "releases.toml"
+    numbers = "workers = 1\nthreads = 1\nbatch = 1\ndelay = 0\nkeep = 1"
+    path.write_text(f'[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\n{numbers}\n')
+    assert releases.read(path) == [Release("cifar10", "1.0", ("1.0",), 1, 1, 1, 0, 1)]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from classifier.store import check, sha256
 from model.engine_torch import TorchEngine
 from model.net import Net
 
+from .conftest import with_engine
 from .images import encode, sample
 
 WEIGHTS = Path(archive.WEIGHTS)
@@ -62,6 +63,7 @@ def test_holds_what_is_listed_and_nothing_else(store: Path) -> None:
             *archive.TRAVELS,
         ]
     )
+    assert list(held) == sorted(held, key=Path), "in one order, wherever it is built"
     assert held["weights.safetensors"] == WEIGHTS.read_bytes()
     assert b"torch==" in held["requirements.txt"]
     assert json.loads(held["MAR-INF/MANIFEST.json"])["model"] == {
@@ -227,6 +229,12 @@ def test_refuses_weights_that_are_called_safetensors_and_are_none(tmp_path: Path
         archive.build("cifar10", "2.0", path, tmp_path)
 
 
+def test_refuses_released_weights_without_their_lock(project: Path) -> None:
+    (project / "model" / "weights.lock").unlink()
+    with pytest.raises(ArchiveError, match=r"released weights need their lock"):
+        archive.build("cifar10", "1.0", project / WEIGHTS, project, project)
+
+
 def test_a_failed_build_leaves_the_archive_that_is_there(store: Path, tmp_path: Path) -> None:
     shutil.copy(store / "cifar10-1.0.mar", tmp_path)
     torch.save({"other": torch.zeros(1)}, tmp_path / "other.pth")
@@ -298,6 +306,22 @@ def test_runs_an_archive_with_the_engine_that_is_asked_for(store: Path) -> None:
     floats, picked = (bundle.load(archived, e).probabilities(pixels) for e in ("torch", None))
     assert (floats == model.load("model", "torch").probabilities(pixels)).all()
     assert (picked != floats).any(), "the archive picks integers"
+
+
+def test_runs_an_archive_with_the_engine_that_it_picks(tmp_path: Path) -> None:
+    project = with_engine("torch", tmp_path)
+    archived = archive.build("cifar10", "2.0", project / WEIGHTS, tmp_path, project)
+    pixels = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8).numpy()
+    expected = model.load("model", "torch").probabilities(pixels)
+    assert (bundle.load(archived).probabilities(pixels) == expected).all()
+
+
+def test_what_is_no_archive_is_not_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"absent\.mar is missing"):
+        bundle.load(tmp_path / "absent.mar")
+    (tmp_path / "x.mar").write_bytes(b"no zip")
+    with pytest.raises(ArchiveError, match=r"x\.mar is damaged"):
+        bundle.load(tmp_path / "x.mar")
 
 
 def test_loaded_it_takes_every_kind_of_picture(store: Path) -> None:

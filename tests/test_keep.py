@@ -91,6 +91,18 @@ def test_a_full_disk_fails_nothing_and_is_told_once(
     keeper.offer(PNG)
     keeper.write()
     assert kept(tmp_path) == [PNG]
+    monkeypatch.setattr(Path, "rename", full)
+    keeper.offer(PNG)
+    keeper.write()
+    assert len(caplog.messages) == 2, "it is full anew"
+
+
+def test_a_folder_that_was_there_is_its_owners_alone_too(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    keeper = Keeper(tmp_path, 1.0)
+    keeper.offer(PNG)
+    keeper.write()
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
 
 
 def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +115,17 @@ def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     keeper.offer(PNG)
     keeper.write()
     assert len(kept(tmp_path)) == 4
+
+
+def test_of_more_than_a_folder_may_hold_only_the_last_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keep, "MOST_FILES", 3)
+    keeper = Keeper(tmp_path, 1.0)
+    for number in range(5):
+        keeper.offer(b"%d" % number)
+    keeper.write()
+    assert kept(tmp_path) == [b"2", b"3", b"4"]
 
 
 @pytest.mark.parametrize(("files", "size", "left"), [(3, 1000, 3), (10, 45, 4), (10, 1000, 6)])

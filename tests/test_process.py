@@ -1,17 +1,18 @@
-"""Ending a process leaves nothing of it behind."""
+"""Processes: known again, ended with all that they started, and one at a time."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import threading
+from pathlib import Path
 
 import psutil
+import pytest
 
-from classifier.process import end, ended
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from classifier.errors import ServerError
+from classifier.process import end, ended, exclusive, find, identity
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 LAST_ACT = """
@@ -25,6 +26,14 @@ while True:
     signal.pause()
 """
 """A program that starts another while it ends."""
+STUBBORN = """
+import signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+"""A program that does not end when it is asked to."""
 
 
 def test_what_it_started_while_it_ended_ends_too(tmp_path: Path) -> None:
@@ -46,3 +55,53 @@ def test_others_of_our_own_session_go_on() -> None:
             assert other.poll() is None
         finally:
             other.kill()
+
+
+def test_what_does_not_end_is_killed() -> None:
+    command = [sys.executable, "-c", STUBBORN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"ready\n"
+        end(psutil.Process(program.pid), deadline=0.3)
+        try:
+            assert program.wait(10) == -9
+        finally:
+            program.kill()
+
+
+def test_a_process_is_known_by_more_than_its_number() -> None:
+    known = identity(os.getpid())
+    assert known is not None
+    process = find(known)
+    assert process is not None
+    assert process.pid == os.getpid()
+    pid, start, boot = known.split()
+    for other in (f"{pid} {int(start) + 1} {boot}", f"{pid} {start} another", None):
+        assert find(other) is None
+
+
+def test_one_that_has_ended_is_none_though_nobody_has_asked_for_its_end() -> None:
+    with subprocess.Popen(["/bin/true"]) as program:
+        os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOWAIT)
+        assert Path(f"/proc/{program.pid}").exists()
+        assert identity(program.pid) is None
+
+
+def test_another_is_waited_for_as_long_as_is_said(tmp_path: Path) -> None:
+    path, inside, leave = tmp_path / "run" / "lock", threading.Event(), threading.Event()
+
+    def other() -> None:
+        with exclusive(path, "it is free"):
+            inside.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert inside.wait(30)
+    for patience in (0, 0.2):
+        with pytest.raises(ServerError, match="taken"), exclusive(path, "taken", patience):
+            pass
+    threading.Timer(0.3, leave.set).start()
+    with exclusive(path, "taken", patience=30):
+        assert leave.is_set()
+    thread.join()

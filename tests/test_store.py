@@ -175,6 +175,25 @@ def test_the_generated_configuration_serves_the_releases(tmp_path: Path) -> None
     }
     assert served["2.0"]["marName"] == "cifar10-2.0.mar"
     assert served["2.0"]["minWorkers"] == served["2.0"]["maxWorkers"] == 3
+    settings = yaml.safe_load(MODEL_CONFIG.read_text())
+    assert served["2.0"]["responseTimeout"] == settings["responseTimeout"]
+
+
+def test_files_are_named_as_they_are_found_from_elsewhere() -> None:
+    own = config.read(Path("config.properties"))
+    text = config.generate(own, [], Path("/store"), MODEL_CONFIG)
+    deploy = Path("deploy").resolve()
+    assert f"\nmetrics_config={deploy}/metrics.yaml\n" in text
+    assert f"={deploy}/log4j2.xml" in text
+
+
+def test_what_listens_everywhere_is_asked_on_loopback() -> None:
+    everywhere = {"inference_address": "http://0.0.0.0:8080"}
+    assert config.address(everywhere, "inference") == "http://127.0.0.1:8080"
+    assert config.listening(everywhere, "inference") == "http://0.0.0.0:8080"
+    assert config.address(everywhere, "management") == "http://127.0.0.1:8081", "the default"
+    one = {"inference_address": "http://10.0.0.0:8080"}
+    assert config.address(one, "inference") == "http://10.0.0.0:8080"
 
 
 def test_what_releases_say_of_sizes_is_served() -> None:

@@ -14,18 +14,21 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save
+from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from model.classifier import read_labels
 from model.engine_torch import TorchEngine
 from model.image import normalise
-from model.weights import digest, fit, read
+from model.net import Net
+from model.weights import INT8, digest, fit, read
 from training import (
     augment,
     cifar10,
     data,
     evaluate,
     experiments,
+    int8,
     metrics,
     release,
     report,
@@ -39,8 +42,6 @@ from training.trainer import _move_half_way as move_half_way
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from model.net import Net
 
 RECIPE = Recipe(epochs=2, batch=32, peak_rate=0.05, settling=Settling(rounds=0))
 SETTLING = replace(RECIPE, settling=Settling(rounds=2, epochs=1, peak_rate=0.05))
@@ -293,6 +294,32 @@ def test_cuts_a_square_out_of_each_image() -> None:
     assert len({tuple(image[0].argmin(1).tolist()) for image in cut}) > 100
 
 
+def test_measures_what_is_asked_of_three_labels() -> None:
+    found = np.array(
+        [[1.0, 0, 0], [0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0, 0.25, 0.75], [0, 0, 1]], np.float32
+    )
+    measured = metrics.measure(found, np.array([0, 0, 0, 1, 2]), ("a", "b", "c"))
+    assert (measured.images, measured.accuracy) == (5, 0.6)
+    assert measured.confusion == [[2, 1, 0], [0, 0, 1], [0, 0, 1]], "rows are what they are"
+    assert measured.by_label == {"a": pytest.approx(2 / 3), "b": 0, "c": 1}
+    assert measured.log_loss == pytest.approx(np.log([2, 4, 4]).sum() / 5)
+    half, most, sure = measured.reliability
+    assert half == metrics.Step(2, 0.5, 0.5), "both of 0.5"
+    assert most == metrics.Step(1, 0.75, 0)
+    assert sure == metrics.Step(2, 1, 1)
+    assert measured.calibration_error == pytest.approx(0.75 / 5)
+
+
+def test_too_sure_and_too_timid_do_not_cancel_out() -> None:
+    confidence = np.array([0.5, 0.5, 1.0, 1.0], np.float32)
+    right = np.array([True, True, False, True])
+    assert metrics.calibration_error(confidence, right) == pytest.approx(0.5)
+    nearly = np.array([0.95, 1.0], np.float32)  # 1 has no bin of its own
+    (one,) = metrics.reliability(nearly, right[:2])
+    assert (one.images, one.accuracy) == (2, 1)
+    assert one.confidence == pytest.approx(0.975)
+
+
 def test_calibration_changes_how_sure_but_not_of_what() -> None:
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(4000, 10)) * 2
@@ -403,6 +430,60 @@ def test_finds_the_data_where_it_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path))
     assert cifar10.find() == tmp_path
     assert cifar10.find("elsewhere") is None
+
+
+def test_weights_decay_but_norms_and_biases_do_not() -> None:
+    weights, others = trainer().optimizer.param_groups
+    assert {p.ndim for p in weights["params"]} == {2, 4}
+    assert {p.ndim for p in others["params"]} == {1}
+    assert (weights["weight_decay"], others["weight_decay"]) == (RECIPE.decay, 0)
+    assert len(weights["params"] + others["params"]) == len(list(Net(2).parameters()))
+
+
+def test_the_loss_is_of_smoothed_labels_and_in_part_of_what_was_answered_before() -> None:
+    recipe = replace(RECIPE, smoothing=0.2, settling=Settling(rounds=1, epochs=1, imitation=0.25))
+    trained, before = trainer(recipe), Net(2).eval()
+    logits, targets, loss = trained._loss()
+    right = cross_entropy(logits, targets, label_smoothing=0.2)
+    assert loss.item() == pytest.approx(right.item())
+    logits, targets, loss = trained._alike(before)
+    right = cross_entropy(logits, targets, label_smoothing=0.2)
+    alike = cross_entropy(logits, before(trained._settling_batch()[0]).softmax(1))
+    assert loss.item() == pytest.approx(0.75 * right.item() + 0.25 * alike.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("cutout", [0, 8])
+def test_blanks_as_much_of_each_image_as_the_recipe_says(cutout: int) -> None:
+    white = Images(torch.full((128, 32, 32, 3), 255, dtype=torch.uint8), torch.arange(128) % 2)
+    recipe = replace(RECIPE, jpeg=0, cutout=cutout)
+    shown, _ = Trainer(recipe, white, classes=2, device="cpu")._batch()
+    assert int((shown == 0).sum((1, 2, 3)).max()) == 3 * cutout**2
+
+
+@pytest.mark.parametrize(("is_whole", "status"), [(True, 0), (False, 130)])
+def test_its_exit_status_tells_whether_it_was_interrupted(
+    monkeypatch: pytest.MonkeyPatch, is_whole: bool, status: int
+) -> None:
+    monkeypatch.setattr(data, "load", lambda _: Dataset(("a", "b"), blobs(40), blobs(10), "val"))
+    monkeypatch.setattr(train, "train", lambda *_: is_whole)
+    monkeypatch.setattr("sys.argv", ["train"])
+    assert train.main() == status
+
+
+def test_integers_that_cost_too_much_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in INT8:
+        (tmp_path / name).write_text("of an earlier run")
+    net, held_out = Net(2).eval(), blobs(40)
+    monkeypatch.setattr(int8, "quantise", lambda *_: (b"graph", b"constants"))
+    monkeypatch.setattr(release, "OpenVinoEngine", lambda *_: TorchEngine(net))
+    monkeypatch.setattr(int8, "costs_too_much", lambda *_: True)
+    found = TorchEngine(net).probabilities(held_out.pixels.numpy())
+    dataset = Dataset(("dark", "light"), blobs(128), held_out, "val")
+    assert release.write_int8(net, found, dataset, tmp_path) == {}
+    assert "released in floats alone" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 def test_each_image_is_seen_once_an_epoch_and_mirrored_in_the_next(

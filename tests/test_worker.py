@@ -97,6 +97,17 @@ def test_reads_batches_however_they_arrive(cut: int) -> None:
         sender.join()
 
 
+def test_waits_for_no_more_than_is_asked() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(10)
+        theirs.sendall(b"abcd")
+        reader = Reader()
+        assert [reader(ours, 1), reader(ours, 3)] == [b"a", b"bcd"]
+        theirs.sendall(b"e")
+        assert reader(ours, 1) == b"e"
+
+
 @pytest.mark.usefixtures("ahead")
 def test_ends_when_torchserve_has_gone() -> None:
     ours, theirs = socket.socketpair()

@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import venv
 import zipfile
@@ -306,6 +307,22 @@ def test_a_taken_port_is_named(deployment: Deployment) -> None:
     assert failed.returncode == 1
     assert f"inference_address: port {port} on 127.0.0.1 can't be used" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_each_port_that_is_taken_is_named(deployment: Deployment) -> None:
+    deployment.server._check_ports()
+    for key, port in deployment.ports.items():
+        taken = pytest.raises(ServerError, match=f"{key}: port {port} on 127.0.0.1 can't be used")
+        with socket.create_server(("127.0.0.1", port)), taken:
+            deployment.server._check_ports()
+
+
+def test_a_folder_for_temporary_files_is_no_longer_than_a_sockets_path_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for folder, used in (("/var/tmp", "/var/tmp"), ("/" + "x" * 80, "/tmp")):  # noqa: S108
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        assert server._temporary_root() == used
 
 
 def test_a_missing_archive_is_named(deployment: Deployment) -> None:

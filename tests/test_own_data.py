@@ -15,7 +15,7 @@ from classifier import Client, archive
 from model.image import decode
 from training import data, evaluate, train
 from training.data import DataError
-from training.recipe import Recipe
+from training.recipe import Recipe, Settling
 
 from .deployment import Deployment
 from .images import encode
@@ -213,5 +213,10 @@ def test_the_recipe_fits_the_number_of_images(count: int) -> None:
     recipe = Recipe.for_images(count)
     assert 1 <= recipe.batch <= count
     assert recipe.epochs * (count // recipe.batch) >= 2000
+    smaller = recipe.batch / Recipe.batch
+    assert recipe.peak_rate == pytest.approx(Recipe.peak_rate * smaller)
+    assert recipe.settling.peak_rate == pytest.approx(Settling.peak_rate * smaller)
+    assert recipe.settling.rounds == Settling.rounds
     short = Recipe.for_images(count, epochs=1)
     assert 0 <= short.averaging < 1
+    assert short.settling.rounds == 0, "it does not settle"

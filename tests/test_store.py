@@ -80,8 +80,9 @@ def test_check_finds_damage_and_false_names(store: Path, tmp_path: Path) -> None
         (tmp_path / "cifar10-1.0.mar").write_bytes(data)
         with pytest.raises(ArchiveError, match=message):
             check(tmp_path / "cifar10-1.0.mar", "cifar10", "1.0")
-    with pytest.raises(ArchiveError, match=r"is an archive of cifar10 1\.0"):
-        check(store / "cifar10-1.0.mar", "cifar10", "2.0")
+    for model, version in (("cifar10", "2.0"), ("pets", "1.0")):
+        with pytest.raises(ArchiveError, match=r"is an archive of cifar10 1\.0"):
+            check(store / "cifar10-1.0.mar", model, version)
     with zipfile.ZipFile(tmp_path / "x.mar", "w") as packed:
         packed.writestr("file", "")
     with pytest.raises(ArchiveError, match="no manifest"):

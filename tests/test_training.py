@@ -43,6 +43,8 @@ from training.trainer import _move_half_way as move_half_way
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
 RECIPE = Recipe(epochs=2, batch=32, peak_rate=0.05, settling=Settling(rounds=0))
 SETTLING = replace(RECIPE, settling=Settling(rounds=2, epochs=1, peak_rate=0.05))
 
@@ -259,6 +261,15 @@ def test_shifts_move_in_reflections() -> None:
     assert len(lefts) > 4
 
 
+def test_shifts_go_both_ways_each_by_itself() -> None:
+    numbered = torch.arange(32.0 * 32).view(1, 1, 32, 32).expand(256, 3, 32, 32)
+    shifted = augment.shift(numbered, torch.Generator().manual_seed(0))
+    found = {divmod(int(image[0, 16, 16]), 32) for image in shifted}
+    around = range(16 - augment.SHIFT, 17 + augment.SHIFT)
+    assert {row for row, _ in found} == {column for _, column in found} == set(around)
+    assert len(found) > 60, "of 81 pairs"
+
+
 def test_flips_those_that_are_asked_for() -> None:
     images = torch.rand(2, 3, 4, 4)
     flipped = augment.flip(images, torch.tensor([True, False]))
@@ -286,11 +297,25 @@ def test_compresses_to_what_looks_alike() -> None:
     assert 0 < (changed.int() - smooth.int()).abs().float().mean() < 8
 
 
+def test_compresses_by_each_quality_of_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = set()
+
+    def recorded(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+        drawn.add(quality)
+        return image
+
+    monkeypatch.setattr(augment, "as_jpeg", recorded)
+    augment.compress(blobs(128).pixels, torch.Generator().manual_seed(0), (60, 63))
+    assert drawn == {60, 61, 62, 63}
+
+
 def test_cuts_a_square_out_of_each_image() -> None:
     cut = augment.cut(torch.ones(256, 3, 32, 32), 8, torch.Generator().manual_seed(0))
     gone = (cut == 0).sum((1, 2, 3)) // 3
     assert gone.max() == 64
     assert gone.min() < 40, "some lie half outside"
+    for edge in (cut[:, 0, 0], cut[:, 0, -1], cut[:, 0, :, 0], cut[:, 0, :, -1]):
+        assert 10 < (edge == 0).any(1).sum() < 64, "on each side"
     assert len({tuple(image[0].argmin(1).tolist()) for image in cut}) > 100
 
 
@@ -347,6 +372,12 @@ def test_what_is_written_is_calibrated(tmp_path: Path) -> None:
     lock = json.loads((tmp_path / "weights.lock").read_text())
     assert lock["temperature"] < 0.7, "it is right of all, and could be surer"
     assert sure.log_loss < release.write(trained, dataset, blobs(10), tmp_path).log_loss
+
+
+def test_a_split_is_drawn_by_its_seed() -> None:
+    first, again, other = (data.split(blobs(40), 10, seed)[1].pixels for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_experiments_measure_what_was_held_out(tmp_path: Path) -> None:

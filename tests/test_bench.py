@@ -153,7 +153,9 @@ def test_own_images_are_read_from_any_folder(tmp_path: Path) -> None:
 
 def test_what_an_earlier_run_has_sent_is_not_sent_again(tmp_path: Path) -> None:
     images.write([b"first", b"second", b"third"], tmp_path)
-    for encoding, folder in images.write([b"other"], tmp_path).items():
+    written = images.write([b"other"], tmp_path)
+    assert set(written) == set(images.CONTENT_TYPES)
+    for encoding, folder in written.items():
         sent = [path.read_bytes() for path in folder.iterdir()]
         assert sent == [images.body(b"other", encoding)]
 

@@ -90,7 +90,9 @@ def test_commands_work_as_printed(deployment: Deployment, monkeypatch: pytest.Mo
 def test_python_blocks_work_as_printed(
     shared_deployment: Deployment, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for block in blocks("python"):
+    shown = blocks("python")
+    assert len(shown) >= 3
+    for block in shown:
         code = elsewhere(block, shared_deployment).replace('"model_store/', f'"{store}/')
         exec(code, {})  # noqa: S102
         assert "cat" in capsys.readouterr().out
@@ -117,6 +119,7 @@ def test_every_make_target_is_documented() -> None:
 
 
 def test_every_command_is_documented() -> None:
+    assert len(app.registered_commands) >= 13
     for command in app.registered_commands:
         assert command.callback is not None
         name, told = command.callback.__name__, command.callback.__doc__ or ""
@@ -126,6 +129,7 @@ def test_every_command_is_documented() -> None:
 
 def test_every_file_that_readme_names_is_there() -> None:
     named = re.findall(r"\]\(([\w./-]+)\)|`((?:\w+/)+[\w.]*)`", README)
+    assert len(named) >= 20
     generated = ("run/", "data/", ".venv/", "../")
     for link, path in named:
         name = link or path

@@ -243,18 +243,6 @@ def test_a_failed_build_leaves_the_archive_that_is_there(store: Path, tmp_path: 
     assert sha256(tmp_path / "cifar10-1.0.mar") == sha256(store / "cifar10-1.0.mar")
 
 
-def test_what_fails_to_be_written_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(zipfile.ZipFile, "writestr", full)
-    with pytest.raises(OSError, match="No space left"):
-        archive.build("cifar10", "2.0", WEIGHTS, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
 def test_is_outdated_when_the_code_changed(store: Path, project: Path) -> None:
     built = store / "cifar10-1.0.mar"
     assert not archive.is_outdated(built, project)

@@ -310,11 +310,11 @@ def test_a_taken_port_is_named(deployment: Deployment) -> None:
 
 
 def test_each_port_that_is_taken_is_named(deployment: Deployment) -> None:
-    deployment.server._check_ports()
+    launch.check_ports(deployment.server.properties)
     for key, port in deployment.ports.items():
         taken = pytest.raises(ServerError, match=f"{key}: port {port} on 127.0.0.1 can't be used")
         with socket.create_server(("127.0.0.1", port)), taken:
-            deployment.server._check_ports()
+            launch.check_ports(deployment.server.properties)
 
 
 def test_a_folder_for_temporary_files_is_no_longer_than_a_sockets_path_may_be(
@@ -322,7 +322,9 @@ def test_a_folder_for_temporary_files_is_no_longer_than_a_sockets_path_may_be(
 ) -> None:
     for folder, used in (("/var/tmp", "/var/tmp"), ("/" + "x" * 80, "/tmp")):  # noqa: S108
         monkeypatch.setattr(tempfile, "tempdir", folder)
-        assert server._temporary_root() == used
+        made = launch.temporary_folder()
+        made.rmdir()
+        assert made.parent == Path(used)
 
 
 def test_a_missing_archive_is_named(deployment: Deployment) -> None:

@@ -203,10 +203,18 @@ LASTING = {
 def test_failures_that_pass_are_asked_again(
     scripted: Callable[[Script], Scripted], failure: Any, is_async: bool
 ) -> None:
-    server = scripted([failure, failure, ANSWER])
-    answer = ask(server.url, is_async)
+    server, told = scripted([failure, failure, ANSWER]), list[str]()
+    answer = ask(server.url, is_async, on_retry=told.append)
     assert (answer.label, answer.probability, answer.version) == ("cat", 0.9, "1.0")
     assert server.asked == 3
+    assert len(told) == 2
+    assert all(server.url in reason for reason in told)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8080", "//127.0.0.1:8080", "ftp://127.0.0.1"])
+def test_what_is_no_address_is_told(url: str) -> None:
+    with pytest.raises(InputError, match="is no address: write it as http://"):
+        Client(url)
 
 
 @pytest.mark.parametrize("is_async", [False, True])

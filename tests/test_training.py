@@ -393,6 +393,10 @@ def test_experiments_measure_what_was_held_out(tmp_path: Path) -> None:
         **found,
         "seconds": 0,
     }, "it goes on from the end"
+    wrong = Images(held_out.pixels, 1 - held_out.targets)
+    found_wrong = experiments.experiment(recipe, train_images, wrong, tmp_path / "x.pt")
+    assert set(found_wrong["accuracy"].values()) == {0.0}, "of the held-out images, not the others"
+    assert found_wrong["calibration_error"] > 0.5
     assert "| x | 6 | 100.00% |" in experiments.table({"x": found})
 
 

@@ -104,16 +104,16 @@ def compare(
         sources: the pictures; their labels count where all have one.
 
     Raises:
-        PredictionError: a version has no answer to any of them.
+        PredictionError: the new version has no answer to any of them. (The old one may have none:
+            then the new one is what is needed.)
     """
     tally, outcomes, seconds = Tally(names), [], []
     for predictor in predictors:
         begin = time.perf_counter()
         outcomes.append(list(predict.one_by_one(predictor, sources)))
         seconds.append(time.perf_counter() - begin)
-    for name, found in zip(names, outcomes, strict=True):
-        if all(outcome.prediction is None for outcome in found):
-            raise PredictionError(f"{name} has no answer to any picture: {found[0].error}")
+    if all(outcome.prediction is None for outcome in outcomes[1]):
+        raise PredictionError(f"{names[1]} has no answer to any picture: {outcomes[1][0].error}")
     for old, new in zip(*outcomes, strict=True):
         tally.add(old, new)
     return tally.result(*seconds)

@@ -320,6 +320,10 @@ def test_compare_fails_where_a_version_answers_nothing(
     assert said.returncode == 1
     assert said.stderr.startswith("classifier: cifar10:9.9 has no answer to any picture: http")
     assert "9.9 does not exist" in said.stderr
+    arguments[-3:-1] = ["9.9", "1.0"]
+    said = classifier(*arguments)
+    assert said.returncode == 1
+    assert said.stderr.startswith("classifier: cifar10:9.9 has no answer to any picture: `classif")
 
 
 def test_hidden_folders_are_no_classes(photos: Path) -> None:

@@ -16,7 +16,7 @@ from .. import bundle, comparison, pictures, releases, store
 from .. import predict as predictions
 from ..asker import DEADLINE
 from ..client import Client
-from ..errors import ServerError
+from ..errors import PredictionError, ServerError
 from ..server import Server
 from . import AsJson, Html, show_comparison
 
@@ -121,6 +121,11 @@ def compare(
         pictures.check_classes(sources, store.labels(place.model_store, references))
     one, other = (_predictor(context, reference, local)[0] for reference in references)
     found = comparison.compare((references[0], references[1]), (one, other), sources)
+    if not found.old.rate:
+        raise PredictionError(
+            f"{references[0]} has no answer to any picture: `classifier predict {references[0]} …` "
+            "tells why"
+        )
     show_comparison(found, html, as_json)
 
 

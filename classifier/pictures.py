@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from . import store
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -88,14 +89,21 @@ def dataset(data: Path) -> list[Source]:
     return labelled(data) if has_classes else find([str(data)])
 
 
-def check_classes(sources: Iterable[Source], labels: Sequence[str]) -> None:
+def check_classes(sources: Iterable[Source], model_store: Path, versions: Sequence[str]) -> None:
     """Fail where pictures have a class that is no label: no version could be right about them.
 
+    Args:
+        sources: the pictures.
+        model_store: holds the archives, which are read where a picture has a class.
+        versions: as `model:version`.
+
     Raises:
-        InputError: some do.
+        ArchiveError: an archive is missing or damaged.
+        InputError: there are such pictures.
     """
-    unknown = sorted({source.label for source in sources} - {"", *labels})
-    if unknown:
+    classes = {source.label for source in sources if source.label}
+    labels = store.labels(model_store, versions) if classes else []
+    if unknown := sorted(classes.difference(labels)):
         raise InputError(
             f"the pictures lie in folders that are no labels: {', '.join(unknown)}. "
             f"The labels are {', '.join(labels)}"

@@ -102,7 +102,8 @@ class Promotion:
             release = self.server.release(self.model)
             if release.default == self.version:
                 raise ServerError(f"{self.model}:{self.version} is the default already")
-            self._check_classes(release)
+            versions = [f"{self.model}:{v}" for v in (release.default, self.version)]
+            pictures.check_classes(self.sources, self.server.place.model_store, versions)
             is_new = self.version not in self.server.management.versions(self.model)
             try:
                 figures = {"sha256": self._bring_up(release, is_new), "probes": self.probes}
@@ -117,13 +118,6 @@ class Promotion:
                     self._take_down()
                 raise
             return entry
-
-    def _check_classes(self, release: Release) -> None:
-        """Fail where both versions would be wrong about a picture, whatever they answer."""
-        if any(source.label for source in self.sources):
-            versions = (f"{self.model}:{v}" for v in (release.default, self.version))
-            labels = store.labels(self.server.place.model_store, versions)
-            pictures.check_classes(self.sources, labels)
 
     def _bring_up(self, release: Release, is_new: bool) -> str:
         """Let the version have READY workers; return its archive's sha256."""

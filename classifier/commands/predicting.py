@@ -117,8 +117,7 @@ def compare(
     models = _models(place)
     references = [name if ":" in name else f"{models[0]}:{name}" for name in (old, new)]
     sources = pictures.dataset(data)
-    if any(source.label for source in sources):
-        pictures.check_classes(sources, store.labels(place.model_store, references))
+    pictures.check_classes(sources, place.model_store, references)
     one, other = (_predictor(context, reference, local)[0] for reference in references)
     found = comparison.compare((references[0], references[1]), (one, other), sources)
     if not found.old.rate:

@@ -57,6 +57,14 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _named(server: Server, reference: str, model: str = "") -> tuple[str, str]:
+    """Return the model and version that 2.0 or cifar10:2.0 means; the model may be given, too."""
+    named, _, version = reference.rpartition(":")
+    if named and model and named != model:
+        raise typer.BadParameter(f"{reference} is no version of {model}")
+    return named or model or server.releases[0].model, version
+
+
 def shadow(
     context: typer.Context,
     new: Annotated[str, typer.Argument(help="A version, such as 2.0 or cifar10:2.0.")],
@@ -78,8 +86,7 @@ def shadow(
 ) -> None:
     """Repeat traffic to a version, its answers unused: classifier shadow 2.0 --for 60s"""
     server, tell = running(context), partial(tqdm.write, file=sys.stderr)
-    model, _, version = new.rpartition(":")
-    model = model or server.releases[0].model
+    model, version = _named(server, new)
     traffic = shadows.traffic(server, model, seconds, data, rate)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing behind, as Ctrl-C
     with tqdm(unit=" pictures", disable=None) as bar:  # where there is a terminal
@@ -116,12 +123,10 @@ def promote(
     """Check a version, make it the default, watch, keep it: classifier promote 2.0 --data val"""
     server = running(context)
     sources = promotion.checks(data)
-    named, _, version = version.rpartition(":")
-    if named and model and named != model:
-        raise typer.BadParameter(f"{named}:{version} is no version of {model}")
+    model, version = _named(server, version, model)
     entry = promotion.Promotion(
         server,
-        named or model or server.releases[0].model,
+        model,
         version,
         sources,
         tolerance,

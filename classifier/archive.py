@@ -42,7 +42,7 @@ TRAVELS = (
 HANDLER = "handler/classifier_handler.py"
 START = "handler/sitecustomize.py"
 """What Python runs first in a worker."""
-LABELS = "model/index_to_name.json"
+LABELS = f"model/{store.LABELS}"
 CONFIG = "model/model-config.yaml"
 REQUIREMENTS = "model/requirements.txt"
 WEIGHTS = "model/weights.safetensors"
@@ -212,7 +212,7 @@ def _bare(name: str) -> str:
 
 def _labels(weights: Path, project: Path) -> Path:
     """Return the labels beside the weights, where training put them, or else the project's."""
-    own = weights.with_name(Path(LABELS).name)
+    own = weights.with_name(store.LABELS)
     return own if own.is_file() else project / LABELS
 
 
@@ -220,7 +220,7 @@ def _contents(weights: dict[str, bytes], labels: Path, project: Path) -> dict[st
     """Return what an archive holds, besides its manifest, by name in the archive."""
     places = {name: project / name for name in TRAVELS}
     places |= {Path(name).name: project / name for name in (HANDLER, START, CONFIG, REQUIREMENTS)}
-    places[Path(LABELS).name] = labels
+    places[store.LABELS] = labels
     try:
         files = {place: path.read_bytes() for place, path in places.items()}
     except FileNotFoundError as error:

@@ -123,14 +123,13 @@ def fit(state: dict[str, Tensor], classes: int) -> Net:
 
 def _faults(state: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[str]:
     """Yield what is wrong with a state dict: of each kind of fault, some."""
-    others = (name for name in expected if name in state)
     faults = {
         "missing": [name for name in expected if name not in state],
         "unknown": sorted(state.keys() - expected.keys()),  # a file has an order of its own
         "of another shape": [
-            f"{name} {list(state[name].shape)}, not {list(expected[name].shape)}"
-            for name in others
-            if state[name].shape != expected[name].shape
+            f"{name} {list(state[name].shape)}, not {list(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in state and state[name].shape != tensor.shape
         ],
     }
     for kind, names in faults.items():

@@ -240,8 +240,8 @@ def test_swagger_needs_the_keyboard_only(page: Page, address: str) -> None:
     block = page.locator("#operations-predictions-predict")
     tab_to(page, block.locator("button.opblock-summary-control"))
     page.keyboard.press("Enter")
-    tab_to(page, block.locator("input[type=file]"))
-    with page.expect_file_chooser() as chooser:
+    with page.expect_file_chooser() as chooser:  # before Tab: it is not in force at once
+        tab_to(page, block.locator("input[type=file]"))
         page.keyboard.press("Space")
     chooser.value.set_files(SAMPLE)
     tab_to(page, block.get_by_role("button", name="Execute"))

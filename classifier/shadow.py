@@ -176,23 +176,28 @@ def _fail(reason: str) -> NoReturn:
 
 
 def traffic(
-    server: Server, model: str, seconds: float, data: Path | None, rate: float = RATE
+    server: Server, model: str, version: str, seconds: float, data: Path | None, rate: float = RATE
 ) -> Iterator[Source]:
     """Return what yields pictures, for so many seconds from the first on.
 
     Args:
         server: that runs.
         model: the model's name.
+        version: that is compared with the default.
         seconds: how long.
         data: a folder, for `replay`; if None, real requests, as they are kept.
         rate: of a folder, in pictures a second.
 
     Raises:
-        InputError: the folder holds no pictures.
-        ServerError: the server keeps no requests.
+        ArchiveError: the pictures are labelled, and an archive is missing or damaged.
+        InputError: the folder holds no pictures, or they are labelled, but not as the model labels.
+        ServerError: the server keeps no requests, or does not serve the model.
     """
     if data is not None:
-        return replay(pictures.dataset(data), rate, seconds)
+        sources = pictures.dataset(data)
+        versions = [f"{model}:{v}" for v in (server.management.default(model), version)]
+        pictures.check_classes(sources, server.place.model_store, versions)
+        return replay(sources, rate, seconds)
     if not any(release.model == model and release.keep for release in server.served):
         raise ServerError(
             f"the server keeps no requests of {model}: write `keep = 0.05` under [{model}] in "

@@ -143,3 +143,15 @@ def test_it_is_served_and_explained(deployment: Deployment) -> None:
     url = f"{deployment.inference}/v2/models/shapes/infer"
     inferred = requests.post(url, json={"inputs": [tensor]}, timeout=60)
     assert inferred.status_code == 200, inferred.text
+
+
+def test_make_train_says_that_it_trains_another_net(trained: Path) -> None:
+    command = ["-m", "training.train", "--data=shapes", "--name=shapes"]
+    environment = {**os.environ, "PYTHONPATH": str(trained)}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=trained, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("make train: model/net.py holds a net that this recipe is not made for")
+    assert "Traceback" not in done.stderr

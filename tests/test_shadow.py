@@ -285,6 +285,17 @@ def test_what_it_cannot_do_is_one_line(
     assert set(shared_deployment.server.management.versions("cifar10")) == {"1.0", "1.1"}
 
 
+def test_pictures_whose_classes_are_no_labels_are_refused(
+    shared_deployment: Deployment, photos: Path
+) -> None:
+    photos.rename(photos.parent / "Cat")
+    photos.mkdir()
+    (photos.parent / "Cat").rename(photos / "Cat")
+    said = classifier(*shared_deployment.options, "shadow", "1.1", "--for=1s", f"--data={photos}")
+    assert said.returncode == 1
+    assert "folders that are no labels: Cat. The labels are plane, car, " in said.stderr
+
+
 def test_two_at_once_are_refused(shared_deployment: Deployment) -> None:
     options = ["1.1", "--for=1s", "--data=samples"]
     with process.exclusive(shared_deployment.place.run / "shadow.lock", "it is free"):

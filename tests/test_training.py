@@ -100,7 +100,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     trainer().save(tmp_path / "checkpoint.pt")
-    with pytest.raises(ResumeError, match="with other recipe"):
+    with pytest.raises(ResumeError, match=r"with another recipe \(epochs 2, not 3\): delete it"):
         trainer(replace(RECIPE, epochs=3)).resume(tmp_path / "checkpoint.pt")
     others = Images(blobs(128).pixels.flip(0), blobs(128).targets)
     with pytest.raises(ResumeError, match="with other images"):
@@ -442,7 +442,7 @@ def test_results_and_checkpoints_of_other_experiments_are_refused(
     (tmp_path / "plain.json").unlink()
     trainer().save(tmp_path / "plain.pt")
     assert experiments.main() == 1
-    assert f"{tmp_path / 'plain.pt'} is of a run with other recipe" in capsys.readouterr().err
+    assert f"{tmp_path / 'plain.pt'} is of a run with another recipe (" in capsys.readouterr().err
 
 
 def test_each_experiment_adds_one_thing() -> None:

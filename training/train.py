@@ -20,7 +20,7 @@ from model.weights import WEIGHTS
 from . import data, release
 from .data import Images
 from .recipe import Recipe
-from .trainer import ResumeError, Trainer
+from .trainer import NetError, ResumeError, Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,7 @@ def train(recipe: Recipe, dataset: Dataset, out: Path) -> bool:
     """Train, or go on where an earlier call was interrupted; False if interrupted again.
 
     Raises:
+        NetError: `model/net.py` holds another net than the project's.
         ResumeError: the folder holds the checkpoint of another run.
     """
     seconds = _seconds_a_step(recipe, dataset)
@@ -142,7 +143,7 @@ def main() -> int:
         dataset = data.load(arguments.data)
         recipe = Recipe.for_images(len(dataset.train.targets), arguments.epochs)
         return 0 if train(recipe, dataset, out) else 130
-    except (ResumeError, data.DataError) as error:
+    except (NetError, ResumeError, data.DataError) as error:
         print(f"make train: {error}", file=sys.stderr)
         return 1
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -33,6 +34,10 @@ class ResumeError(ValueError):
     """A checkpoint belongs to another run."""
 
 
+class NetError(ValueError):
+    """The net is another one than the recipe was made for."""
+
+
 class Phase(NamedTuple):
     """Where a step belongs.
 
@@ -55,9 +60,17 @@ class Trainer:
         data: the training images.
         classes: how many outputs the net has.
         device: where to train.
+
+    Raises:
+        NetError: `model/net.py` holds another net than the project's.
     """
 
     def __init__(self, recipe: Recipe, data: Images, classes: int, device: str) -> None:
+        if "dropout" not in inspect.signature(Net).parameters:
+            raise NetError(
+                "model/net.py holds a net that this recipe is not made for: train it by code of "
+                "your own, and go on as docs/own-net.md tells"
+            )
         torch.manual_seed(recipe.seed)
         self.recipe, self.device = recipe, device
         self.pixels, self.targets = data.pixels.to(device), data.targets.to(device)
@@ -139,9 +152,10 @@ class Trainer:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as error:  # whatever the unpickler makes of the bytes
             raise ResumeError(f"{path} is damaged: {remedy}") from error
-        for key, mine in (("recipe", asdict(self.recipe)), ("images", self.images)):
-            if state.get(key) != mine:
-                raise ResumeError(f"{path} is of a run with other {key}: {remedy}")
+        if unlike := _unlike(state.get("recipe", {}), asdict(self.recipe)):
+            raise ResumeError(f"{path} is of a run with another recipe ({unlike}): {remedy}")
+        if state.get("images") != self.images:
+            raise ResumeError(f"{path} is of a run with other images: {remedy}")
         self.log = state["log"]
         self._begin(self.net)  # as the phase of the checkpoint began: its average keeps its own
         self.net.load_state_dict(state["net"])
@@ -245,6 +259,15 @@ def _move_half_way(net: torch.nn.Module, to: torch.nn.Module) -> None:
     for mine, other in zip(net.state_dict().values(), to.state_dict().values(), strict=True):
         if mine.is_floating_point():
             mine.lerp_(other, 0.5)
+
+
+def _unlike(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
+    """Tell in which numbers a recipe is another than mine."""
+    return ", ".join(
+        f"{name} {theirs.get(name)}, not {value}"
+        for name, value in mine.items()
+        if theirs.get(name) != value
+    )
 
 
 def has_bfloat16(device: str) -> bool:

@@ -87,7 +87,7 @@ def shadow(
     """Repeat traffic to a version, its answers unused: classifier shadow 2.0 --for 60s"""
     server, tell = running(context), partial(tqdm.write, file=sys.stderr)
     model, version = _named(server, new)
-    traffic = shadows.traffic(server, model, seconds, data, rate)
+    traffic = shadows.traffic(server, model, version, seconds, data, rate)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing behind, as Ctrl-C
     with tqdm(unit=" pictures", disable=None) as bar:  # where there is a terminal
         one = shadows.Shadow(server, model, version, traffic, tell, bar.update)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 START_DEADLINE = 180.0  # seconds until every worker must be READY
 STOP_DEADLINE = 30.0  # seconds until what still runs is killed
 POLL = 0.2  # seconds
+READINESS_TIMEOUT = 30.0  # seconds
 MONITOR_DEADLINE = 30.0  # seconds until the monitor must have found the server ready
 
 
@@ -76,8 +77,9 @@ class Server:
 
     @cached_property
     def properties(self) -> config.Properties:
-        """What config.properties says."""
-        return config.read(self.place.config)
+        """What the running server was started with, and else what config.properties says."""
+        runs = self.process() is not None
+        return config.read(self.place.generated if runs else self.place.config)
 
     @cached_property
     def inference(self) -> str:
@@ -232,6 +234,17 @@ class Server:
                 "`make stop` and `make serve` serve what is released"
             )
 
+    def unready(self) -> list[str]:
+        """Return what keeps it from being ready, as its monitor says; nothing where it is."""
+        if self.process() is None:
+            return ["TorchServe does not run"]
+        try:
+            answer = httpx.get(self.readiness, timeout=READINESS_TIMEOUT, trust_env=False)
+        except httpx.TransportError as error:
+            return [f"its monitor does not answer: {error or type(error).__name__}"]
+        reasons: list[str] = answer.json()["reasons"]
+        return reasons
+
     def stop(self, grace: float = 0, deadline: float = STOP_DEADLINE) -> bool:
         """Stop what `start` started and nothing else, once its clients have their answers.
 
@@ -336,11 +349,7 @@ class Server:
         self._note(self._state() | {"monitor": process.identity(pid)})
         end = time.monotonic() + MONITOR_DEADLINE
         while True:
-            try:
-                reasons = httpx.get(self.readiness, timeout=30, trust_env=False).json()["reasons"]
-            except httpx.TransportError as error:
-                reasons = [f"its monitor does not answer: {error}"]
-            if not reasons:
+            if not (reasons := self.unready()):
                 return
             if time.monotonic() > end:
                 raise ServerError(f"the server is not ready: {'; '.join(reasons)}")

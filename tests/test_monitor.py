@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from classifier import monitor
 from classifier.errors import ServerError
-from classifier.process import find
+from classifier.process import end, find
 from classifier.readiness import Readiness
 
 from .images import SAMPLE, encode
@@ -86,6 +86,16 @@ def test_ready_follows_what_is_served(deployment: Deployment) -> None:
     wait_for(lambda: ask(deployment)[1]["reasons"] == ["TorchServe does not run"])
     said = classifier(*deployment.options, "ready")
     assert (said.returncode, said.stdout) == (1, "not ready: TorchServe does not run\n")
+
+
+def test_without_its_monitor_it_is_not_ready(deployment: Deployment) -> None:
+    deployment.start()
+    watching = find(deployment.server.monitor)
+    assert watching is not None
+    end(watching, 60)
+    said = classifier(*deployment.options, "ready")
+    assert said.returncode == 1
+    assert said.stdout.startswith("not ready: its monitor does not answer: ")
 
 
 def test_a_connection_that_breaks_is_told_in_the_log(deployment: Deployment) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import requests
 
 from classifier import Client, TokenError, config, rollout, tokens
 from classifier.errors import ServerError
+from classifier.server import Server
 from classifier.tokens import Kind
 
 from .images import SAMPLE
@@ -94,6 +96,20 @@ def test_no_version_is_registered_in_production(production: Deployment) -> None:
     sizes = config.sizes(server.releases[0], production.place.model_config)
     with pytest.raises(ServerError, match="answers 405"):
         rollout.register(server, "cifar10", "1.0", sizes)
+
+
+def test_commands_ask_the_server_as_it_was_started(production: Deployment) -> None:
+    """Whoever forgets --config must not stop it without its queue answered."""
+    production.start()
+    forgotten = replace(production.place, config=Path("config.properties"))
+    assert Server(forgotten).management.registered() == {("cifar10", "1.0"): 1}
+    options = [option for option in production.options if not option.startswith("--config")]
+    token = classifier(*options, "token").stdout.strip()
+    answer = requests.get(f"{production.inference}/ping", headers=bearer(token), timeout=60)
+    assert answer.status_code == 200
+    for command in ("ready", "status", "stop"):
+        said = classifier(*options, command)
+        assert said.returncode == 0, said.stdout + said.stderr
 
 
 def test_a_server_without_tokens_says_so(deployment: Deployment) -> None:

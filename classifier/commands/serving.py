@@ -15,7 +15,6 @@ from .. import archive as archives
 from .. import foreground as in_foreground
 from .. import log, monitor
 from ..errors import ServerError
-from ..readiness import Readiness
 from ..server import Server
 from ..store import sha256
 from ..tokens import Kind
@@ -138,7 +137,7 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
 
 def ready(context: typer.Context, as_json: AsJson = False) -> None:
     """Tell whether each version answers; exit status 1 if not: classifier ready"""
-    reasons = Readiness(Server(context.obj)).reasons()
+    reasons = Server(context.obj).unready()
     if as_json:
         typer.echo(json.dumps({"ready": not reasons, "reasons": reasons}))
     else:

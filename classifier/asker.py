@@ -136,7 +136,7 @@ class Asker:
         trust_env: bool,
     ) -> None:
         self.url, self.model = url.rstrip("/"), model
-        if urlsplit(url).scheme not in ("http", "https"):
+        if not _is_address(url):
             raise InputError(f"{url!r} is no address: write it as http://127.0.0.1:8080")
         self.deadline, self.timeout = deadline, timeout
         self._on_retry = on_retry
@@ -242,6 +242,13 @@ class Asker:
     def give_up(self, error: PassingError) -> UnavailableError:
         """Return what it means that a failure has not passed."""
         return UnavailableError(f"{error} (asked again within {self.deadline:g} s)", error.status)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        return httpx.URL(url).scheme in ("http", "https")
+    except httpx.InvalidURL:  # as for a port that is no number
+        return False
 
 
 def _token(token: str | Callable[[], str]) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated
 import httpx
 import typer
 
+from . import process
 from .commands import browsing, predicting, releasing, serving
 from .errors import ClassifierError
 from .place import Place
@@ -62,6 +63,7 @@ for command in (
 
 def main() -> None:
     """Run the command; expected failures become one line."""
+    process.end_in_order()
     # A file's name may be no text: it is shown as JSON and Python would write it.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

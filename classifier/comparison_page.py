@@ -7,10 +7,10 @@ import io
 from html import escape
 from typing import TYPE_CHECKING
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from .comparison import changes, table
-from .errors import InputError
 from .pictures import Source
 
 if TYPE_CHECKING:
@@ -81,12 +81,23 @@ def _figure(difference: Difference) -> str:
 
 def _data(name: str) -> str:
     """Return a small picture as a data: address; an empty one where it can't be had."""
+    file = io.BytesIO()
     try:
         with Image.open(io.BytesIO(Source(name).read())) as image:
-            small = image.convert("RGB")
-    except (InputError, OSError):
+            small = _shown(image)
+        small.thumbnail((EDGE, EDGE))
+        small.save(file, "PNG")
+    except Exception:  # whatever Pillow makes of a file: the report is worth more than a picture
         return ""
-    small.thumbnail((EDGE, EDGE))
-    file = io.BytesIO()
-    small.save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _shown(image: Image.Image) -> Image.Image:
+    """Return a picture as the versions have seen it: upright, on white, and in 8 bits."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+    if not upright.has_transparency_data:
+        return upright.convert("RGB")
+    opaque = upright.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")

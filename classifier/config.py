@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -38,7 +39,11 @@ LOADING = ("model_snapshot", "load_models", "models")
 
 FILES = ("metrics_config", "vmargs")
 """Settings that name files, as they are seen from the project's folder; TorchServe is started in
-another one. vmargs names the file of log4j."""
+another one. vmargs names the file of log4j. They are named from there, not from the root:
+TorchServe splits vmargs at spaces, and Java reads letters in the path of a folder as Latin-1."""
+
+NUMBERS = ("batchSize", "maxBatchDelay", "responseTimeout")
+"""Settings of model-config.yaml that are told to TorchServe for each version."""
 
 MOST_WORKERS = 8
 """A worker takes 110 MB, 570 once it has explained something, so a machine of many cores gets
@@ -57,8 +62,8 @@ def read(path: Path) -> Properties:
     """Read a .properties file of `key=value` lines.
 
     Raises:
-        ServerError: the file is missing or not UTF-8, a line goes on in the next, or an address is
-            https.
+        ServerError: the file is missing or not UTF-8, a line goes on in the next, or an address or
+            a port is none, or is https.
     """
     try:
         lines = [line.strip() for line in path.read_text().splitlines()]
@@ -72,10 +77,29 @@ def read(path: Path) -> Properties:
         raise ServerError(f"{path}: put the setting {going_on[0]!r} on one line")
     pairs = [line.partition("=") for line in settings]
     found = {key.strip(): value.strip() for key, _, value in pairs}
-    for key in ADDRESSES:
-        if found.get(key, "").startswith("https:"):
+    for key, example in ADDRESSES.items():
+        value = found.get(key, example)
+        if value.startswith("https:"):
             raise ServerError(f"{path}: {key}: TLS is a proxy's: write http:// (see deploy/nginx/)")
+        if not _is_address(value):
+            raise ServerError(
+                f"{path}: {key}={value} is no address: write http://, a name or an IPv4 address, "
+                f"and a port, as in {example}"
+            )
+    for key, example in GRPC_PORTS.items():
+        if not _is_address(f"http://127.0.0.1:{found.get(key, example)}"):
+            raise ServerError(
+                f"{path}: {key}={found[key]} is no port: write a number such as {example}"
+            )
     return found
+
+
+def _is_address(value: str) -> bool:
+    try:
+        url = urlsplit(value)
+        return url.scheme == "http" and bool(url.port) and ":" not in (url.hostname or ":")
+    except ValueError:  # as of a port that is no number
+        return False
 
 
 def address(properties: Properties, kind: str) -> str:
@@ -119,13 +143,29 @@ def sizes(release: Release, model_config: Path) -> Sizes:
     the cores, those count that this process, or its container, may use. Batch and delay are
     model-config.yaml's.
     """
-    settings = yaml.safe_load(model_config.read_text())
+    settings = _settings(model_config)
     return Sizes(
         workers=workers(release),
         threads=release.threads or max(1, cpu_count() // workers(release)),
         batch=release.batch or settings["batchSize"],
         delay=settings["maxBatchDelay"] if release.delay is None else release.delay,
     )
+
+
+def _settings(model_config: Path) -> dict[str, int]:
+    """Return the numbers in model-config.yaml that are TorchServe's.
+
+    Raises:
+        ServerError: one is missing, or it is no YAML.
+    """
+    try:
+        said = yaml.safe_load(model_config.read_text())
+        return {key: int(said[key]) for key in NUMBERS}
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        wanted = ", ".join(NUMBERS)
+        raise ServerError(
+            f"{model_config} must give a number to each of {wanted}: {error}"
+        ) from None
 
 
 def workers(release: Release) -> int:
@@ -166,7 +206,11 @@ def keeping(releases: Iterable[Release], traffic: Path) -> dict[str, str]:
 
 
 def generate(
-    base: Properties, releases: Iterable[Release], model_store: Path, model_config: Path
+    base: Properties,
+    releases: Iterable[Release],
+    model_store: Path,
+    model_config: Path,
+    run: Path,
 ) -> str:
     """Return the text of a configuration that serves the releases, each with its default.
 
@@ -175,8 +219,9 @@ def generate(
         releases: what releases.toml says.
         model_store: the folder of the archives.
         model_config: model-config.yaml.
+        run: the folder in which TorchServe will run.
     """
-    timeout = yaml.safe_load(model_config.read_text())["responseTimeout"]
+    timeout = _settings(model_config)["responseTimeout"]
     models = {
         release.model: _versions(release, sizes(release, model_config), timeout)
         for release in releases
@@ -185,17 +230,19 @@ def generate(
     snapshot = {"name": "releases", "modelCount": count, "models": models}
     kept = {key: value for key, value in base.items() if key not in LOADING}
     kept |= {"model_store": str(model_store), "model_snapshot": json.dumps(snapshot)}
-    kept |= {key: _absolute(kept[key]) for key in FILES if key in kept}
+    kept |= {key: _as_seen_from(run, kept[key]) for key in FILES if key in kept}
     head = "# Generated from config.properties and releases.toml at each start.\n"
     return head + "".join(f"{key}={value}\n" for key, value in kept.items())
 
 
-def _absolute(value: str) -> str:
-    """Make the paths of a setting absolute: the whole value, or what a -Dname= is followed by."""
+def _as_seen_from(folder: Path, value: str) -> str:
+    """Name the files of a setting from a folder: the whole value, or what follows a -Dname=."""
 
     def one(word: str) -> str:
         name, equals, path = word.rpartition("=")
-        return f"{name}{equals}{Path(path).resolve()}" if Path(path).is_file() else word
+        if not Path(path).is_file():
+            return word
+        return f"{name}{equals}{os.path.relpath(Path(path).resolve(), folder.resolve())}"
 
     return " ".join(map(one, value.split(" ")))
 

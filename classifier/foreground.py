@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .server import Server
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 POLL = 0.2  # seconds
 PATIENCE = 600.0
 """Seconds that a stop from elsewhere may take."""
@@ -168,7 +168,8 @@ def _first_signal_raises() -> Iterator[None]:
         raise _Signalled(signal.Signals(number).name)
 
     for each in SIGNALS:
-        signal.signal(each, raise_once)
+        if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:  # by nohup
+            signal.signal(each, raise_once)
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,14 @@ from .errors import ReleasesError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def _user() -> str:
+    """Return who this is: by number where the number has no name, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the second from Python 3.13 on
+        return str(os.getuid())
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Entry:
     model: str
     before: str
     after: str
-    who: str = field(default_factory=getpass.getuser)
+    who: str = field(default_factory=_user)
     when: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     figures: dict[str, Any] = field(default_factory=dict)
 

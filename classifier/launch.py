@@ -46,15 +46,27 @@ def check_ports(properties: Properties) -> None:
 
 def prepare(place: Place, properties: Properties, releases: Sequence[Release]) -> None:
     """Write what TorchServe reads, and put aside what it wrote at its last start."""
-    if place.logs.exists():  # why this start fails must be read from its own
-        last = place.logs.with_name("logs.last")
-        shutil.rmtree(last, ignore_errors=True)
-        place.logs.rename(last)
-    place.logs.mkdir(parents=True)
+    last = place.logs.with_name("logs.last")
+    for folder in (place.logs, last):
+        folder.mkdir(parents=True, exist_ok=True)
+    _move(last, None)
+    _move(place.logs, last)  # why this start fails must be read from its own
     store = place.model_store.resolve()
-    place.generated.write_text(config.generate(properties, releases, store, place.model_config))
+    text = config.generate(properties, releases, store, place.model_config, place.run)
+    place.generated.write_text(text)
     (place.run / tokens.KEY_FILE).unlink(missing_ok=True)
     shutil.copyfile(place.releases, place.served)
+
+
+def _move(folder: Path, to: Path | None) -> None:
+    """Move what a folder holds to another one, or away; the folder may be a volume or a link."""
+    for path in folder.iterdir():
+        if to is not None:
+            shutil.move(path, to / path.name)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def temporary_folder() -> Path:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "torchserve.log"
-_LINE = re.compile(r"^\d{4}-\S+ (?P<level>[A-Z]+) +(?P<logger>\S+) - (?P<text>.*)$")
+_LINE = re.compile(r"^\d{4}-\S+ (?P<level>[A-Z]+) +(?P<thread>.*?) (?P<logger>\S+) - (?P<text>.*)$")
 _EXCEPTION = re.compile(r"^[\w.$]*(?:Error|Exception|Exit|Interrupt)\b.*")
 _WORKER_DIED = "Backend worker process died."
 """A worker prints it, and then a traceback, when its handler can't be loaded."""
@@ -23,6 +23,18 @@ def read(folder: Path) -> str:
     """Return the text of the log, or nothing where there is none yet."""
     path = folder / FILE
     return path.read_text(errors="replace") if path.exists() else ""
+
+
+def of_version(log: str, model: str, version: str) -> str:
+    """Return what a log tells of the workers of one version; they have threads of their names."""
+    thread = re.compile(rf"W-\d+-{re.escape(f'{model}_{version}')}(-std(out|err))?")
+    lines, belongs = [], False
+    for line in log.splitlines():
+        if match := _LINE.match(line):
+            belongs = thread.fullmatch(match["thread"]) is not None
+        if belongs:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def worker_failure(log: str) -> str | None:

@@ -12,6 +12,7 @@ request starts such a worker again; only more workers than are listed, or none a
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -25,7 +26,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -37,6 +38,8 @@ from .readiness import Readiness
 from .server import Server
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from .management import Management
 
 PERIOD = 2.0  # seconds between looks at the workers
@@ -54,6 +57,7 @@ CONSOLE = "monitor-console.log"
 """What it prints: nothing, unless it fails."""
 
 log = logging.getLogger("monitor")
+T = TypeVar("T")
 
 
 class Reviver:
@@ -64,16 +68,16 @@ class Reviver:
         self._wanted = {r.model: config.workers(r) for r in server.served}
         self._short_since: dict[tuple[str, str], tuple[float, int]] = {}
 
-    def look(self) -> None:
-        """Look at each version once.
+    def looks(self) -> Iterator[Callable[[], None]]:
+        """Yield what looks at each version once.
 
         Raises:
             httpx.TransportError, ServerError: TorchServe does not answer, or refuses.
         """
         for release in self._server.served:
+            wanted = self._wanted.get(release.model, config.workers(release))
             for version in release.versions:
-                wanted = self._wanted.get(release.model, config.workers(release))
-                self._look_at(release.model, version, wanted)
+                yield partial(self._look_at, release.model, version, wanted)
 
     def _look_at(self, model: str, version: str, wanted: int) -> None:
         management, key = self._server.management, (model, version)
@@ -188,8 +192,18 @@ def main() -> None:
         for stream in (1, 2):
             os.dup2(console.fileno(), stream)
     _log_to(place.logs / LOG)
+    _keep(server.temporary)
     threading.Thread(target=endpoint.serve_forever, daemon=True).start()
     _watch(server)
+
+
+def _keep(folder: Path | None) -> None:
+    """Keep a folder's files from systemd, for as long as this process lives.
+
+    It deletes what lay unread in /tmp for ten days, as unpacked archives do; not what is locked.
+    """
+    if folder is not None:
+        fcntl.flock(os.open(folder, os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_SH)
 
 
 class _Endpoint(ThreadingHTTPServer):
@@ -214,13 +228,20 @@ def _watch(server: Server) -> None:
         time.sleep(PERIOD)
         if server.process() is None or server.is_draining:
             continue
-        for look in (partial(_recover, server), reviver.look):
-            try:
-                look()
-            except (httpx.TransportError, ClassifierError) as error:
-                log.warning("TorchServe: %s", error or type(error).__name__)
-            except Exception:  # whatever it is, the monitor goes on
-                log.exception("the monitor failed")
+        _try(partial(_recover, server))
+        for look in _try(lambda: [*reviver.looks()]) or ():
+            _try(look)  # by itself: that one version is gone is no reason to leave the others
+
+
+def _try(what: Callable[[], T]) -> T | None:
+    """Do something; whatever becomes of it, the monitor goes on."""
+    try:
+        return what()
+    except (httpx.TransportError, ClassifierError) as error:
+        log.warning("TorchServe: %s", error or type(error).__name__)
+    except Exception:
+        log.exception("the monitor failed")
+    return None
 
 
 def _recover(server: Server) -> None:

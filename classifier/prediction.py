@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from dataclasses import dataclass
 from os import PathLike
@@ -23,6 +24,8 @@ class Readable(Protocol):
         """Return the bytes of an image file."""
 
 
+ORIENTATION = 0x0112
+"""The number of EXIF's entry that says which way is up."""
 Picture: TypeAlias = str | PathLike[str] | bytes | Readable | Image.Image | NDArray[np.uint8]
 """A path, the bytes of an image file, a file that is open for reading them, a PIL image, or uint8
 H×W×3 RGB pixels in [0, 255]."""
@@ -116,10 +119,19 @@ def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:
 def _encode(image: Image.Image) -> bytes:
     """Return the image as a PNG: its pixels, and which way is up."""
     file = io.BytesIO()
-    if image.mode == "CMYK":
-        image = image.convert("RGB")
     try:
-        image.save(file, "PNG", compress_level=1, exif=image.getexif())
-    except OSError as error:  # a mode that PNG has not
+        image.load()  # first: Pillow turns a TIFF by itself when it is decoded
+        sent = image.convert("RGB") if image.mode == "CMYK" else image
+        sent.save(file, "PNG", compress_level=1, exif=_orientation(image))
+    except Exception as error:  # whatever Pillow makes of a mode that PNG has not, or of damage
         raise InputError(f"a PIL image of mode {image.mode} can't be sent: {error}") from None
     return file.getvalue()
+
+
+def _orientation(image: Image.Image) -> Image.Exif:
+    """Return EXIF that says which way is up, and no more: Pillow can't write all that it reads."""
+    exif = Image.Exif()
+    with contextlib.suppress(Exception):  # damage makes Pillow's parser raise many things
+        if (orientation := image.getexif().get(ORIENTATION)) in range(1, 9):
+            exif[ORIENTATION] = orientation
+    return exif

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +47,16 @@ def find(known: str | None) -> psutil.Process | None:
         return psutil.Process(pid)
     except psutil.NoSuchProcess:  # it has ended since
         return None
+
+
+def end_in_order() -> None:
+    """Let signals that ask for the end run what cleans up, where nobody has said otherwise.
+
+    SIGHUP comes when a terminal closes; who runs under nohup has it ignored.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def end(process: psutil.Process, deadline: float) -> None:

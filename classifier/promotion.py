@@ -130,8 +130,9 @@ class Promotion:
             sha256 = self._sha256_of_served()
             if management.versions(self.model)[self.version] < sizes.workers:
                 self.tell(f"start {sizes.workers} workers")
-                management.scale(self.model, self.version, sizes.workers)
-                rollout.wait_until_ready(self.server, self.model, self.version, sizes.workers)
+                # Whoever goes back is in a hurry: one worker answers, too.
+                enough = 1 if self.action == "rollback" else sizes.workers
+                rollout.scale(self.server, self.model, self.version, sizes.workers, enough)
         self.tell("warm up")
         url = f"{self.server.inference}/predictions/{self.model}/{self.version}"
         warm_up(url, WARM_UP, self.server.authorization())

@@ -33,13 +33,11 @@ def register(server: Server, model: str, version: str, sizes: Sizes) -> str:
         ArchiveError: the archive is missing, damaged or another's.
         ServerError: TorchServe refuses it, or its workers can't start; it is not registered then.
     """
-    place, management = server.place, server.management
+    management = server.management
     sha256 = server.archive_sha256(model, version)
-    logged = len(log.read(place.logs))
     management.register(store.file_name(model, version), sizes)
     try:
-        management.scale(model, version, sizes.workers)
-        wait_until_ready(server, model, version, sizes.workers, logged)
+        scale(server, model, version, sizes.workers)
     except BaseException:
         management.unregister(model, version)
         raise
@@ -47,19 +45,20 @@ def register(server: Server, model: str, version: str, sizes: Sizes) -> str:
     return sha256
 
 
-def wait_until_ready(
-    server: Server, model: str, version: str, workers: int, logged: int = 0
+def scale(
+    server: Server, model: str, version: str, workers: int, enough: int | None = None
 ) -> None:
-    """Wait until a version has so many READY workers.
-
-    What the log says from `logged` on tells why they can't.
+    """Start workers of a version, and wait until it has so many, or `enough`, READY ones.
 
     Raises:
-        ServerError: they can't start.
+        ServerError: they can't start; the log tells why.
     """
-    end = time.monotonic() + LOAD_DEADLINE
-    while sum(worker.is_ready for worker in server.management.workers(model, version)) < workers:
-        failure = log.worker_failure(log.read(server.place.logs)[logged:])
+    logged = len(log.read(server.place.logs))
+    server.management.scale(model, version, workers)
+    enough, end = enough or workers, time.monotonic() + LOAD_DEADLINE
+    while sum(worker.is_ready for worker in server.management.workers(model, version)) < enough:
+        told = log.of_version(log.read(server.place.logs)[logged:], model, version)
+        failure = log.worker_failure(told)
         if failure is None and time.monotonic() > end:
             failure = f"they are not READY after {LOAD_DEADLINE:g} s"
         if failure is not None:

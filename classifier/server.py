@@ -176,6 +176,12 @@ class Server:
         identity: str | None = self._state().get("monitor")
         return identity
 
+    @property
+    def temporary(self) -> Path | None:
+        """The folder of TorchServe's temporary files; None where nothing is noted."""
+        folder = self._state().get("temporary")
+        return None if folder is None else Path(folder)
+
     @contextlib.contextmanager
     def lock(self, patience: float = 0) -> Iterator[None]:
         """Keep others from starting or stopping this server meanwhile.
@@ -397,8 +403,7 @@ class Server:
         monitor = process.find(state.get("monitor"))
         if monitor is not None:
             process.end(monitor, STOP_DEADLINE)
-        temporary = state.get("temporary")
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if self.temporary:
+            shutil.rmtree(self.temporary, ignore_errors=True)
         self.place.state.unlink(missing_ok=True)
         self.place.draining.unlink(missing_ok=True)

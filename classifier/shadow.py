@@ -117,8 +117,8 @@ class Shadow:
             with promotion.alone(self.server.place, PATIENCE):
                 now = self.server.release(self.model).versions
                 if self.version in released or self.version not in now:
-                    self.tell(f"retire {self.model}:{self.version}")
                     rollout.retire(self.server.management, self.model, self.version)
+                    self.tell(f"retire {self.model}:{self.version}")  # who reads may have gone
         except (ClassifierError, httpx.HTTPError) as error:
             self.tell(f"{self.model}:{self.version} is still served: {error}")
 

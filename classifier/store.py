@@ -96,10 +96,21 @@ def labels(store: Path, references: Iterable[str]) -> list[str]:
     """Return the labels that one or the other of some archives, named `model:version`, gives.
 
     Raises:
-        ArchiveError: the store holds no such archive, or it is damaged.
+        ArchiveError: the store holds no such archive, it is damaged, or has no labels.
     """
-    found = [json.loads(read(find(store, reference))[LABELS]) for reference in references]
-    return list(dict.fromkeys(label for names in found for label in names.values()))
+    found = [label for reference in references for label in _labels(find(store, reference))]
+    return list(dict.fromkeys(found))
+
+
+def _labels(archive: Path) -> list[str]:
+    """Return an archive's labels; one that is not ours may have none, or more than a name each."""
+    try:
+        found = list(json.loads(read(archive)[LABELS]).values())
+    except (KeyError, ValueError, AttributeError):
+        found = [None]
+    if not found or not all(isinstance(label, str) for label in found):
+        raise ArchiveError(f"{archive} has no {LABELS} with a name for each class: build it anew")
+    return found
 
 
 def check(archive: Path, model: str, version: str) -> None:

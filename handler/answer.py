@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -30,4 +31,7 @@ def error(status: HTTPStatus, message: str) -> Answer:
 
 
 def _json(value: Any, indent: bool = True) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None)
+    try:
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None)
+    except orjson.JSONEncodeError:  # half an emoji of a client's text, which UTF-8 has not
+        return json.dumps(value, indent=2 if indent else None).encode()

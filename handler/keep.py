@@ -141,6 +141,8 @@ def _files(folder: Path) -> Iterator[tuple[int, Path, int]]:
     """Yield the time, path and size of each file."""
     for entry in os.scandir(folder):
         with contextlib.suppress(FileNotFoundError):  # another worker has deleted it
+            if not entry.is_file():  # as a folder into which somebody sorts them
+                continue
             stat = entry.stat()
             yield stat.st_mtime_ns, Path(entry.path), stat.st_size
 

@@ -128,7 +128,7 @@ class Tensors:
             _tensor("probabilities", "FP32", [count, classes], flat),
             _tensor("error", "BYTES", [count], errors),
         ]
-        return answer.ok(said | {"outputs": outputs})
+        return answer.ok(said | {"outputs": outputs}, indent=False)
 
 
 def read(parts: Mapping[str, Any], model: str, version: str) -> Question:
@@ -233,7 +233,7 @@ def _check_shape(shape: Any, data: list[Any]) -> None:
 def _pixels(shape: Any, data: list[Any]) -> NDArray[np.uint8]:
     try:
         wide = np.array(data).reshape(shape)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, MemoryError):  # text of any length, too
         raise ImageError(f'"data" does not fit "shape", which must be {_PIXELS}') from None
     if wide.shape[1:] != SHAPE:
         raise ImageError(f'"shape" is {list(wide.shape)}, and must be {_PIXELS}')

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SMALL = 512
 """JPEGs of which both sides have so many pixels are left: Pillow need not decode all of them."""
 
+LONG = 65_535
+"""Pixels in a row or column of a PNG, at most; a JPEG can't have more. Longer ones are left."""
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_PLAIN = b"\x08\x02"
 """What a PNG's header says of 8 bits and RGB."""
@@ -64,7 +67,7 @@ def _jpeg(data: bytes, most_pixels: int) -> NDArray[np.uint8] | None:
 def _png(data: bytes, most_pixels: int) -> NDArray[np.uint8] | None:
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     # Gray, with transparency, or of 16 bits: there, Pillow's conversions are the reference.
-    if data[24:26] != _PNG_PLAIN or height * width > most_pixels:
+    if data[24:26] != _PNG_PLAIN or height * width > most_pixels or max(height, width) > LONG:
         return None
     if not _PNG_LEFT.isdisjoint(_chunks(data)):
         return None

@@ -28,6 +28,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that are decoded. Pillow knows more; each is a door that nobody here needs."""
 MAX_PIXELS = 50_000_000
 """Images with more pixels (width × height) are refused before decoding."""
+MAX_EDGE = 100_000
+"""Images of more pixels in a row or column, too: to resize one takes 32 bytes for each of them."""
 REDUCED = (max(codecs.SMALL // 2, 2 * max(SIZE)),) * 2
 """Large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, but not below this width and height.
 
@@ -68,7 +70,8 @@ def decode(data: bytes) -> NDArray[np.uint8]:
         uint8 32×32×3 RGB pixels in [0, 255].
 
     Raises:
-        ImageError: the bytes are empty, no such image, damaged, or more than MAX_PIXELS.
+        ImageError: the bytes are empty, no such image, damaged, or more than MAX_PIXELS or
+            MAX_EDGE.
     """
     if not data:
         raise ImageError(f"the request holds no image: {_WANTED}")
@@ -82,9 +85,10 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     except Exception as error:  # Pillow's parsers raise whatever the damage makes of them
         raise ImageError(f"not an image that can be read: {_WANTED}") from error
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    if width * height > MAX_PIXELS or max(image.size) > MAX_EDGE:
         raise ImageError(
-            f"the image has {width}×{height} pixels, more than {MAX_PIXELS:,}: send a smaller one"
+            f"the image has {width}×{height} pixels, more than {MAX_PIXELS:,}, or than "
+            f"{MAX_EDGE:,} in a row or column: send a smaller one"
         )
     try:
         image.draft(None, REDUCED)  # does nothing to what is no JPEG

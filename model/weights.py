@@ -44,13 +44,21 @@ def read(weights: Path, lock: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: a file is missing, or the weights are not those of the lock.
     """
-    from safetensors.torch import load as parse  # here, for it imports torch
+    return parse(check(weights, lock), weights.name)
 
-    data = check(weights, lock)
+
+def parse(data: bytes, name: str) -> dict[str, Tensor]:
+    """Return the state dict that a safetensors file's bytes hold.
+
+    Raises:
+        WeightsError: they are none; the message calls the file by this name.
+    """
+    from safetensors.torch import load  # here, for it imports torch
+
     try:
-        return parse(data)
+        return load(data)
     except SafetensorError as error:
-        raise WeightsError(f"{weights.name} is no safetensors file: {error}") from None
+        raise WeightsError(f"{name} is no safetensors file: {error}") from None
 
 
 def check(weights: Path, lock: Path) -> bytes:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import io
 import itertools
 import json
 import re
+import struct
 import threading
 import time
 from collections import Counter
@@ -28,11 +30,13 @@ from classifier import (
     TokenError,
     UnavailableError,
 )
+from classifier.prediction import ORIENTATION, to_bytes
 
 from .images import SAMPLE, crops, encode, sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from classifier import Picture
 
@@ -211,7 +215,16 @@ def test_failures_that_pass_are_asked_again(
     assert all(server.url in reason for reason in told)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8080", "//127.0.0.1:8080", "ftp://127.0.0.1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8080",
+        "//127.0.0.1:8080",
+        "ftp://127.0.0.1",
+        "http://127.0.0.1:80a",
+        "http://[::1",
+    ],
+)
 def test_what_is_no_address_is_told(url: str) -> None:
     with pytest.raises(InputError, match="is no address: write it as http://"):
         Client(url)
@@ -560,3 +573,27 @@ def test_a_version_that_is_not_served_is_told(shared_deployment: Deployment) -> 
             client.predict(SAMPLE, version="9.9")
         with pytest.raises(InputError, match="answers 404"):
             Client(shared_deployment.inference, model="dogs").predict(SAMPLE)
+
+
+def odd_exif() -> Image.Image:
+    """A picture on its side whose EXIF has an entry that Pillow reads, and can't write."""
+    turned = Image.open(io.BytesIO(encode(sample().rotate(90, expand=True), "JPEG")))
+    turned.getexif().update({ORIENTATION: 6, 0x0100: "no number"})
+    return turned
+
+
+def test_of_exif_only_which_way_is_up_is_sent() -> None:
+    with pytest.raises((TypeError, ValueError, struct.error)):
+        encode(odd_exif(), exif=odd_exif().getexif())
+    sent = Image.open(io.BytesIO(to_bytes(odd_exif())))
+    assert dict(sent.getexif()) == {ORIENTATION: 6}
+    assert not Image.open(io.BytesIO(to_bytes(sample()))).getexif()
+
+
+def test_a_pil_image_that_can_not_be_read_is_told(tmp_path: Path) -> None:
+    sample().save(tmp_path / "closed.png")
+    with Image.open(tmp_path / "closed.png") as closed:
+        pass
+    for image in (closed, Image.new("RGB", (0, 5))):
+        with pytest.raises(InputError, match="a PIL image of mode RGB can't be sent"):
+            to_bytes(image)

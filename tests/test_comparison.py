@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from dataclasses import astuple, replace
 from typing import TYPE_CHECKING
 from unittest import mock
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from classifier import comparison
+from classifier import comparison, comparison_page
 from classifier.answered import Answered
 from classifier.comparison import Comparison, Side, Tally
 from classifier.errors import ServerError
@@ -20,6 +24,7 @@ from classifier.releases import Release
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 def outcome(
@@ -146,3 +151,24 @@ def test_a_probe_that_another_version_answers_is_a_failure() -> None:
         change._probe("1.0")
     client.predict.return_value = Prediction({"cat": 1.0}, "2.0")
     change._probe("1.0")
+
+
+def drawn(name: Path) -> Image.Image:
+    """Return what a report shows of a picture."""
+    address = comparison_page._data(str(name))
+    return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGB")
+
+
+def test_a_report_shows_pictures_as_they_were_seen(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # its left is up
+    Image.new("RGB", (20, 10)).save(tmp_path / "phone.png", exif=exif)
+    assert drawn(tmp_path / "phone.png").size == (10, 20)
+    Image.new("RGBA", (8, 8)).save(tmp_path / "cut.png")
+    assert drawn(tmp_path / "cut.png").getpixel((0, 0)) == (255, 255, 255)
+    Image.fromarray(np.full((8, 8), 25700, np.uint16)).save(tmp_path / "gray.png")
+    assert drawn(tmp_path / "gray.png").getpixel((0, 0)) == (100, 100, 100)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "plain.jpg", quality=95)
+    assert drawn(tmp_path / "plain.jpg").getpixel((0, 0))[0] > 250  # type: ignore[index]
+    (tmp_path / "none.png").write_bytes(b"none")
+    assert comparison_page._data(str(tmp_path / "none.png")) == ""

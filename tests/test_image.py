@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from model.image import MAX_PIXELS, ImageError, decode, normalise
+from model.image import MAX_EDGE, MAX_PIXELS, ImageError, decode, normalise
 
 from .images import encode, sample
 
@@ -179,3 +179,11 @@ def test_normalises_to_minus_one_to_one() -> None:
     assert inputs.shape == (2, 3, 32, 32)
     assert inputs[0].unique().tolist() == [-1]
     assert inputs[1].unique().tolist() == [1]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_refuses_what_is_too_long_to_be_resized(mode: str) -> None:
+    for size in ((MAX_EDGE + 1, 1), (1, MAX_EDGE + 1)):
+        with pytest.raises(ImageError, match=r"or than 100,000 in a row or column"):
+            decode(encode(Image.new(mode, size)))
+    assert decode(encode(Image.new(mode, (MAX_EDGE, 1)))).shape == (32, 32, 3)

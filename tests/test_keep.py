@@ -160,3 +160,11 @@ def test_two_workers_share_a_folder(tmp_path: Path) -> None:
         _, said = worker.communicate(timeout=60)
         assert worker.returncode == 0, said
     assert 0 < len(kept(tmp_path / "shared")) <= 20
+
+
+def test_a_folder_among_them_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "sorted").mkdir()
+    (tmp_path / "newer").write_bytes(b"1")
+    os.utime(tmp_path / "sorted", (0, 0))
+    prune(tmp_path, most_files=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["sorted"]

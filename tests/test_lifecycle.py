@@ -200,6 +200,7 @@ def test_a_snapshot_of_torchserve_never_wins(
         deployment.server.releases,
         place.model_store.resolve(),
         place.model_config,
+        place.run,
     )
     deployment.release("1.0", ["1.0"])
 

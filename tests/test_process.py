@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -34,6 +35,18 @@ while True:
     signal.pause()
 """
 """A program that does not end when it is asked to."""
+ORDERLY = """
+import signal
+from classifier.process import end_in_order
+end_in_order()
+try:
+    print("ready", flush=True)
+    while True:
+        signal.pause()
+finally:
+    print("clean", flush=True)
+"""
+ORDERLY_COMMAND = [sys.executable, "-c", ORDERLY]
 
 
 def test_what_it_started_while_it_ended_ends_too(tmp_path: Path) -> None:
@@ -106,3 +119,25 @@ def test_another_is_waited_for_as_long_as_is_said(tmp_path: Path) -> None:
     with exclusive(path, "taken", patience=30):
         assert leave.is_set()
     thread.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_who_is_asked_to_end_cleans_up(number: signal.Signals) -> None:
+    with subprocess.Popen(ORDERLY_COMMAND, stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"ready\n"
+        program.send_signal(number)
+        assert program.stdout.read() == b"clean\n"
+    assert program.returncode == 128 + number
+
+
+def test_who_runs_on_without_a_terminal_runs_on() -> None:
+    with subprocess.Popen(
+        ["/usr/bin/env", "nohup", *ORDERLY_COMMAND], stdout=subprocess.PIPE
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"ready\n"
+        program.send_signal(signal.SIGHUP)
+        program.send_signal(signal.SIGTERM)
+        program.wait()
+    assert program.returncode == 128 + signal.SIGTERM

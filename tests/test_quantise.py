@@ -54,7 +54,7 @@ def test_what_is_written_can_be_archived(
 def test_labels_that_are_not_those_of_the_data_are_refused(dataset: Dataset, weights: Path) -> None:
     labels = {n: label.replace("cat", "lynx") for n, label in enumerate(cifar10.LABELS)}
     weights.with_name("index_to_name.json").write_text(json.dumps(labels))
-    with pytest.raises(DataError, match=r"plane, car, bird, cat.* says plane, car, bird, lynx"):
+    with pytest.raises(DataError, match=r"plane, car, bird, cat.* has plane, car, bird, lynx"):
         quantise.quantise(weights, dataset, weights.parent / "out")
     assert not (weights.parent / "out").exists()
 
@@ -81,9 +81,13 @@ def test_what_is_no_weights_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(data, "load", lambda _: dataset)
-    for content, reason in ((None, "missing"), (b"PK", "neither safetensors nor a state dict")):
+    for name, content, reason in (
+        ("net.pth", None, "missing"),
+        ("net.pth", b"PK", "neither safetensors nor a state dict"),
+        ("net.safetensors", b"version https://git-lfs", "net.safetensors is no safetensors file"),
+    ):
         if content is not None:
-            (tmp_path / "net.pth").write_bytes(content)
-        monkeypatch.setattr("sys.argv", ["quantise", f"--weights={tmp_path}/net.pth"])
+            (tmp_path / name).write_bytes(content)
+        monkeypatch.setattr("sys.argv", ["quantise", f"--weights={tmp_path / name}"])
         assert quantise.main() == 1
         assert reason in capsys.readouterr().err

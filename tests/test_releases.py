@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -73,3 +75,11 @@ def test_nothing_is_noted_of_a_server_that_was_stopped(tmp_path: Path) -> None:
     server = Server(Place(run=tmp_path))
     server.note_archive("cifar10", "2.0", "of it")
     assert not server.place.state.exists()
+
+
+def test_who_has_no_name_is_noted_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    assert history.Entry("promote", "cifar10", "1.0", "2.0").who == str(os.getuid())

@@ -15,7 +15,7 @@ from classifier import config, releases
 from classifier.archive import MODEL, VERSION
 from classifier.errors import ArchiveError, ReleasesError, ServerError
 from classifier.releases import Release
-from classifier.store import check, check_version, find, versions
+from classifier.store import check, check_version, find, labels, versions
 
 MODEL_CONFIG = Path("model/model-config.yaml")
 
@@ -162,6 +162,7 @@ def test_the_generated_configuration_serves_the_releases(tmp_path: Path) -> None
         [Release("cifar10", "2.0", ("1.0", "2.0"), workers=3)],
         Path("/store"),
         MODEL_CONFIG,
+        Path("run"),
     )
     path = tmp_path / "config.properties"
     path.write_text(text)
@@ -182,10 +183,9 @@ def test_the_generated_configuration_serves_the_releases(tmp_path: Path) -> None
 
 def test_files_are_named_as_they_are_found_from_elsewhere() -> None:
     own = config.read(Path("config.properties"))
-    text = config.generate(own, [], Path("/store"), MODEL_CONFIG)
-    deploy = Path("deploy").resolve()
-    assert f"\nmetrics_config={deploy}/metrics.yaml\n" in text
-    assert f"={deploy}/log4j2.xml" in text
+    text = config.generate(own, [], Path("/store"), MODEL_CONFIG, Path("some/run"))
+    assert "\nmetrics_config=../../deploy/metrics.yaml\n" in text
+    assert "=../../deploy/log4j2.xml" in text
 
 
 def test_what_listens_everywhere_is_asked_on_loopback() -> None:
@@ -200,7 +200,7 @@ def test_what_listens_everywhere_is_asked_on_loopback() -> None:
 def test_what_releases_say_of_sizes_is_served() -> None:
     release = Release("cifar10", "1.0", ("1.0",), workers=3, threads=4, batch=5, delay=0)
     assert config.sizes(release, MODEL_CONFIG) == config.Sizes(3, 4, 5, 0)
-    text = config.generate({}, [release], Path("/store"), MODEL_CONFIG)
+    text = config.generate({}, [release], Path("/store"), MODEL_CONFIG, Path("run"))
     assert '"batchSize": 5, "maxBatchDelay": 0' in text
     assert config.threads([release], MODEL_CONFIG) == {"CLASSIFIER_THREADS": '{"cifar10": 4}'}
 
@@ -249,3 +249,48 @@ def test_the_static_configuration_repeats_the_model_s_batching() -> None:
 def test_the_model_s_configuration_sets_no_workers() -> None:
     settings = yaml.safe_load(MODEL_CONFIG.read_text())
     assert not {"minWorkers", "maxWorkers"} & settings.keys()
+
+
+@pytest.mark.parametrize("said", [None, b"{}", b'{"0": ["n01440764", "tench"]}', b"[]", b"\xff"])
+def test_an_archive_without_names_for_its_classes_is_told(
+    store: Path, tmp_path: Path, said: bytes | None
+) -> None:
+    """TorchServe's own archives may have none, or lists of names."""
+    with (
+        zipfile.ZipFile(store / "cifar10-1.0.mar") as ours,
+        zipfile.ZipFile(tmp_path / "cifar10-1.0.mar", "w") as theirs,
+    ):
+        theirs.writestr("MAR-INF/MANIFEST.json", ours.read("MAR-INF/MANIFEST.json"))
+        if said is not None:
+            theirs.writestr("index_to_name.json", said)
+    with pytest.raises(ArchiveError, match=r"cifar10-1\.0\.mar has no index_to_name\.json with"):
+        labels(tmp_path, ["cifar10:1.0"])
+    assert labels(store, ["cifar10:1.0"])[3] == "cat"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("inference_address=http://127.0.0.1:808O", "808O is no address"),
+        ("inference_address=http://127.0.0.1:80800", "80800 is no address"),
+        ("readiness_address=127.0.0.1:8083", "readiness_address=127.0.0.1:8083 is no address"),
+        ("management_address=http://[::1]:8081", "is no address: write http://, a name or an IPv4"),
+        ("grpc_inference_port=", "grpc_inference_port= is no port"),
+        ("grpc_inference_port=many", "grpc_inference_port=many is no port: write a number"),
+    ],
+)
+def test_what_is_no_address_or_port_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "config.properties"
+    path.write_text(f"{line}\n")
+    with pytest.raises(ServerError) as caught:
+        config.read(path)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["batchSize: 16\n", "batchSize: [\n", "batchSize: many\n", ""])
+def test_a_models_configuration_without_its_numbers_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "model-config.yaml"
+    path.write_text(text)
+    release = Release("cifar10", "1.0", ("1.0",))
+    with pytest.raises(ServerError, match="must give a number to each of batchSize, maxBatchDelay"):
+        config.sizes(release, path)

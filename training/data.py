@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -49,6 +49,25 @@ class Dataset:
     train: Images
     held_out: Images
     held_out_name: str
+
+    def labelled(self, labels: Sequence[str], whose: str) -> Dataset:
+        """Return it with its classes in the order of these labels.
+
+        Raises:
+            DataError: these are other classes; the message says whose labels they are.
+        """
+        if sorted(labels) != sorted(self.labels):
+            raise DataError(
+                f"the data has classes {', '.join(self.labels)}, but {whose} has "
+                f"{', '.join(labels)}"
+            )
+        numbers = torch.tensor([labels.index(label) for label in self.labels])
+
+        def numbered(images: Images) -> Images:
+            return images._replace(targets=numbers[images.targets])
+
+        train, held_out = numbered(self.train), numbered(self.held_out)
+        return replace(self, labels=tuple(labels), train=train, held_out=held_out)
 
 
 def load(root: str | None = None) -> Dataset:

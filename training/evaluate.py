@@ -135,8 +135,7 @@ def evaluate(
             archives.refresh(place.model_store)
         archive = store.find(place.model_store, f"{model}:{version}")
         where, classifier = str(archive), bundle.load(archive, engine)
-        if classifier.labels != dataset.labels:
-            raise DataError(f"{root} has classes {dataset.labels}, {where} {classifier.labels}")
+        dataset = dataset.labelled(classifier.labels, where)
         measure = partial(classify, classifier)
     pixels, targets = (tensor.numpy() for tensor in dataset.held_out)
     found = measure(pixels)

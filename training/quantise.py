@@ -8,25 +8,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import torch
-from safetensors.torch import load as parse
 
 from classifier import archive
 from classifier.errors import ArchiveError
 from model import LabelsError, WeightsError
 from model.classifier import read_labels
-from model.weights import LOCK, WEIGHTS
+from model.weights import LOCK, WEIGHTS, parse
 
 from . import data, release
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .data import Dataset, Images
+    from .data import Dataset
 
 
 def quantise(weights: Path, dataset: Dataset, out: Path) -> bool:
@@ -47,10 +41,10 @@ def quantise(weights: Path, dataset: Dataset, out: Path) -> bool:
         DataError: the labels are not the classes of the data set.
         WeightsError: the weights don't fit the net.
     """
-    state = parse(archive.read_weights(weights)[WEIGHTS])
+    state = parse(archive.read_weights(weights)[WEIGHTS], weights.name)
     labels = weights.with_name(release.LABELS)
     if labels.is_file():
-        dataset = _labelled(dataset, read_labels(labels))
+        dataset = dataset.labelled(read_labels(labels), str(labels))
     out.mkdir(parents=True, exist_ok=True)
     measured = release.write_weights(state, dataset, {}, out)
     print(f"{measured.accuracy:.2%} of {measured.images:,} images right ({dataset.held_out_name})")
@@ -62,26 +56,6 @@ def quantise(weights: Path, dataset: Dataset, out: Path) -> bool:
         "as in floats"
     )
     return True
-
-
-def _labelled(dataset: Dataset, labels: Sequence[str]) -> Dataset:
-    """Return the data set with its classes in the order of these labels."""
-    if sorted(labels) != sorted(dataset.labels):
-        raise data.DataError(
-            f"the data has classes {', '.join(dataset.labels)}, but {release.LABELS} beside the "
-            f"weights says {', '.join(labels)}"
-        )
-    numbers = torch.tensor([labels.index(label) for label in dataset.labels])
-
-    def numbered(images: Images) -> Images:
-        return images._replace(targets=numbers[images.targets])
-
-    return replace(
-        dataset,
-        labels=tuple(labels),
-        train=numbered(dataset.train),
-        held_out=numbered(dataset.held_out),
-    )
 
 
 def main() -> int:

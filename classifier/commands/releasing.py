@@ -15,7 +15,7 @@ import typer
 from tqdm import tqdm
 
 from .. import history as histories
-from .. import listing, promotion
+from .. import listing, promotion, store
 from .. import shadow as shadows
 from ..errors import ServerError
 from ..server import Server
@@ -58,11 +58,15 @@ def _seconds(text: str) -> float:
 
 
 def _named(server: Server, reference: str, model: str = "") -> tuple[str, str]:
-    """Return the model and version that 2.0 or cifar10:2.0 means; the model may be given, too."""
+    """Return the model and version that 2.0 or cifar10:2.0 means; the model may be given, too.
+
+    Raises:
+        ArchiveError: the version is none: TorchServe would take no version for the default.
+    """
     named, _, version = reference.rpartition(":")
     if named and model and named != model:
         raise typer.BadParameter(f"{reference} is no version of {model}")
-    return named or model or server.releases[0].model, version
+    return named or model or server.releases[0].model, store.check_version(version)
 
 
 def shadow(
@@ -88,7 +92,9 @@ def shadow(
     server, tell = running(context), partial(tqdm.write, file=sys.stderr)
     model, version = _named(server, new)
     traffic = shadows.traffic(server, model, version, seconds, data, rate)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing behind, as Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):  # leave nothing behind, as Ctrl-C does
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     with tqdm(unit=" pictures", disable=None) as bar:  # where there is a terminal
         one = shadows.Shadow(server, model, version, traffic, tell, bar.update)
         found = one.run()

@@ -14,7 +14,7 @@ import typer
 from .. import archive as archives
 from .. import foreground as in_foreground
 from .. import log, monitor
-from ..errors import ServerError
+from ..errors import ClassifierError, ServerError
 from ..server import Server
 from ..store import sha256
 from ..tokens import Kind
@@ -121,7 +121,7 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
     else:
         try:
             server.check()
-        except ServerError as error:
+        except ClassifierError as error:
             if not as_json:
                 raise
             problem = str(error)

@@ -107,7 +107,9 @@ async function one(card, version) {
       json(`/predictions/${path}`, file),
       wantsMap ? json(`/explanations/${path}`, file) : undefined,
     ]);
-    section.querySelector("tbody").append(...Object.entries(probabilities).map(row));
+    // Whatever the order in the JSON, JavaScript puts labels that are numbers first.
+    const likeliest = Object.entries(probabilities).sort(([, one], [, other]) => other - one);
+    section.querySelector("tbody").append(...likeliest.map(row));
     if (wantsMap) showMap(section.querySelector(".map"), explanation, address);
   } catch (error) {
     const told = section.querySelector(".error");

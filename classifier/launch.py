@@ -123,6 +123,7 @@ def _environment(place: Place, releases: Sequence[Release], temporary: Path) -> 
         "TEMP": str(temporary),
         "LOG_LOCATION": str(place.logs.resolve()),
         "METRICS_LOCATION": str(place.logs.resolve()),
+        "LC_ALL": "C.UTF-8",  # by which Java reads the names of files
     }
     told = config.threads(releases, place.model_config) | config.keeping(releases, place.traffic)
     return inherited | own | told

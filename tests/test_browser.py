@@ -348,3 +348,11 @@ def test_without_its_packages_it_says_what_to_do(shared_deployment: Deployment) 
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 1
     assert said.stderr.startswith("classifier: the pages need the package starlette")
+
+
+def test_labels_that_are_numbers_come_likeliest_first(page: Page) -> None:
+    likely = '{"7": 0.9, "1": 0.06, "0": 0.02}'
+    page.route("**/predictions/**", lambda route: route.fulfill(body=likely))
+    send(page, "drop", "seven.png", SAMPLE.read_bytes())
+    row = answers(page, "seven.png").get_by_role("row")
+    expect(row).to_have_text(["790.0 %", "16.0 %", "02.0 %"])

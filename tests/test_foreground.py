@@ -114,6 +114,14 @@ def test_a_signal_stops_it_and_no_request_is_lost(deployment: Deployment) -> Non
     assert_nothing_is_left(deployment, family)
 
 
+def test_a_terminal_that_closes_stops_it_too(deployment: Deployment, served: Foreground) -> None:
+    family = served.family()
+    served.process.send_signal(signal.SIGHUP)
+    code, _, err = served.end()
+    assert code == 0, err
+    assert_nothing_is_left(deployment, family)
+
+
 def test_ctrl_c_stops_it_too_and_a_second_one_changes_nothing(
     deployment: Deployment, served: Foreground
 ) -> None:

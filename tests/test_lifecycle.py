@@ -28,12 +28,11 @@ from classifier import config, java, launch, rollout, server, store
 from classifier.errors import ServerError
 from classifier.process import ended
 
+from .deployment import Deployment
 from .images import SAMPLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from .deployment import Deployment
 
 
 COMMAND = (str(Path(sys.executable).parent / "classifier"),)
@@ -487,3 +486,45 @@ def test_a_java_home_without_java_is_told(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_the_environment_has_a_java_for_those_who_start_by_hand() -> None:
     program = Path(sys.executable).parent / "java"
     assert subprocess.run([program, "-version"], capture_output=True).returncode == 0
+
+
+def test_a_project_may_lie_in_any_folder(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spaces, and letters that are none of ASCII, where the shell's language is C, too."""
+    project = tmp_path / "Jürgens Modell"
+    deployment = Deployment(project)
+    deployment.add(store / "cifar10-1.0.mar")
+    shutil.copytree("deploy", project / "deploy")
+    image = SAMPLE.read_bytes()
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.chdir(project)
+    try:
+        deployment.start()
+        assert deployment.predict(image).ok
+    finally:
+        deployment.stop()
+
+
+def test_logs_may_lie_elsewhere(deployment: Deployment, tmp_path: Path) -> None:
+    place, elsewhere = deployment.place, tmp_path / "volume"
+    elsewhere.mkdir()
+    place.run.mkdir()
+    place.logs.symlink_to(elsewhere)
+    for text in ("first", "second"):
+        launch.prepare(place, deployment.server.properties, deployment.server.releases)
+        assert not list(elsewhere.iterdir())
+        (elsewhere / "torchserve.log").write_text(text)
+        (elsewhere / "config").mkdir()
+    launch.prepare(place, deployment.server.properties, deployment.server.releases)
+    last = place.run / "logs.last"
+    assert (last / "torchserve.log").read_text() == "second"
+    assert place.logs.is_symlink()
+
+
+def test_machines_are_told_of_an_archive_that_is_gone(deployment: Deployment) -> None:
+    deployment.start()
+    (deployment.place.model_store / "cifar10-1.0.mar").unlink()
+    said = classifier(*deployment.options, "status", "--json")
+    assert said.returncode == 1
+    assert "has no archive of cifar10:1.0" in json.loads(said.stdout)["problem"]

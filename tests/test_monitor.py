@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import httpx
 import psutil
@@ -20,8 +22,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from classifier import monitor
 from classifier.errors import ServerError
+from classifier.monitor import Reviver
 from classifier.process import end, find
 from classifier.readiness import Readiness
+from classifier.releases import Release
 
 from .images import SAMPLE, encode
 from .test_lifecycle import classifier, edit
@@ -262,3 +266,38 @@ def test_the_monitor_outlives_who_started_it(deployment: Deployment) -> None:
     process = find(yaml.safe_load(deployment.place.state.read_text())["monitor"])
     assert process is not None
     assert os.getsid(process.pid) == process.pid
+
+
+def test_unpacked_archives_are_kept_from_the_system_that_cleans_up(deployment: Deployment) -> None:
+    """By a lock that systemd-tmpfiles respects."""
+    deployment.start()
+    folder = deployment.server.temporary
+    assert folder is not None
+    opened = os.open(folder, os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    deployment.stop()
+    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(opened)
+
+
+def test_a_version_that_is_gone_does_not_keep_it_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def look_at(_: Reviver, __: str, version: str, ___: int) -> None:
+        seen.append(version)
+        if version == "1.0":
+            raise ServerError("Model version: 1.0 does not exist")
+        (tmp_path / "run").rmdir()  # which ends it
+
+    (tmp_path / "run").mkdir()
+    server = mock.Mock(is_draining=False, monitor=None)
+    server.place.run = tmp_path / "run"
+    server.served = [Release("cifar10", "2.0", ("1.0", "2.0"), workers=1)]
+    monkeypatch.setattr(Reviver, "_look_at", look_at)
+    monkeypatch.setattr(monitor, "PERIOD", 0)
+    monkeypatch.setattr(monitor, "_recover", lambda _: None)
+    monitor._watch(server)
+    assert seen == ["1.0", "2.0"]

@@ -14,13 +14,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from classifier import Client, archive, history, releases
-from classifier.errors import ArchiveError
+from classifier import Client, archive, config, history, log, releases, rollout
+from classifier.errors import ArchiveError, ServerError
+from classifier.management import Worker
 from classifier.promotion import checks
 
 from .images import SAMPLE, crops
@@ -362,3 +364,45 @@ def test_a_kill_leaves_one_default_now_and_after_a_restart(
     running.stop()
     running.start()
     assert default(running) == left
+
+
+@pytest.mark.parametrize("version", ["", "cifar10:", "cifar10:latest", "2.0/"])
+def test_what_is_no_version_is_refused(running: Deployment, version: str) -> None:
+    """TorchServe takes none for the default: that would be taken out of service at the end."""
+    done = classifier(*running.options, "promote", version)
+    assert done.returncode == 1
+    assert "is no version by PEP 440" in done.stderr
+    assert default(running) == "1.0"
+
+
+def test_an_old_failure_in_the_log_is_no_reason(running: Deployment) -> None:
+    """Nor is one of another version: that is what a new one may be to end."""
+    sizes = config.sizes(running.server.releases[0], running.place.model_config)
+    running.server.management.register("cifar10-2.0.mar", sizes)  # without workers
+    broken = "Backend worker process died.\nImportError: nothing of that name"
+    lines = [
+        f"2026-01-01T00:00:00,000 INFO  W-9009-cifar10_{version}-stdout MODEL_LOG - {line}\n"
+        for version in ("1.0", "2.0")
+        for line in broken.splitlines()
+    ]
+    with (running.place.logs / "torchserve.log").open("a") as log:
+        log.writelines(lines)
+    done = classifier(*running.options, "promote", "2.0", "--watch=0", "--probes=5")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_rollback_waits_for_one_worker_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout, "LOAD_DEADLINE", 0.0)
+    monkeypatch.setattr(log, "read", lambda _: "")
+    server = mock.Mock()
+    server.management.workers.return_value = [Worker(1, is_ready=True), Worker(2, is_ready=False)]
+    rollout.scale(server, "cifar10", "1.0", workers=2, enough=1)
+    with pytest.raises(ServerError, match="not READY after"):
+        rollout.scale(server, "cifar10", "1.0", workers=2)
+    failed = "2026-01-01T00:00:00,000 INFO  W-9000-cifar10_1.0{} MODEL_LOG - {}\n"
+    died = ["Backend worker process died.", "ImportError: no such thing"]
+    for thread, reason in (("", "can't start: ImportError"), ("rc1", "not READY after")):
+        texts = iter(["", "".join(failed.format(thread + "-stdout", line) for line in died)])
+        monkeypatch.setattr(log, "read", lambda _, texts=texts: next(texts))
+        with pytest.raises(ServerError, match=reason):
+            rollout.scale(server, "cifar10", "1.0", workers=2)

@@ -211,3 +211,13 @@ def test_what_is_wrong_with_the_whole_body_is_400(
     answer = post(server, PATHS["v1"], body)
     assert answer.status_code == 400
     assert message in answer.json()["message"]
+
+
+def test_half_an_emoji_comes_back_as_it_was_sent(server: Deployment) -> None:
+    """As of a client that cuts a title: UTF-8 has no such thing, but JSON can escape it."""
+    tensor = {"name": "x", "shape": [1], "datatype": "BYTES", "data": [b64(SAMPLE.read_bytes())]}
+    answer = post(server, PATHS["v2"], {"id": "\ud83d", "inputs": [tensor]})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["id"] == "\ud83d"
+    refused = post(server, PATHS["v2"], {"inputs": [tensor | {"shape": "\ud83d"}]})
+    assert refused.status_code == 400, refused.text

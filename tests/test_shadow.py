@@ -218,7 +218,7 @@ def test_a_failure_is_not_asked_again(stored: Deployment, photos: Path) -> None:
     assert server.management.versions("cifar10") == {"1.0": 1, "2.0": 0}, "it was served before"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_ends_it_early_with_what_it_has(
     stored: Deployment, photos: Path, number: signal.Signals
 ) -> None:

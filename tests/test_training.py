@@ -163,6 +163,13 @@ def test_a_label_that_looks_like_a_formula_is_drawn_as_it_is(tmp_path: Path) -> 
     report.confusion(measured, "val").savefig(tmp_path / "confusion.png")
 
 
+def test_names_and_numbers_are_drawn_where_they_can_be_read() -> None:
+    for classes in (report.LEGIBLE, report.LEGIBLE + 1):
+        found, labels = np.eye(classes, dtype=np.float32), [f"{n}" for n in range(classes)]
+        drawn = report.confusion(metrics.measure(found, np.arange(classes), labels), "val")
+        assert len(drawn.axes[0].texts) == (classes**2 if classes == report.LEGIBLE else 0)
+
+
 def test_a_report_that_can_t_be_drawn_loses_no_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import requests
 import tomlkit
 import torch
 
-from classifier import archive, config, java
+from classifier import archive, config, java, store
 from classifier.errors import ClassifierError
 from classifier.place import Place
 from classifier.process import end, find
@@ -178,10 +179,12 @@ class Ours:
     Attributes:
         settings: as in releases.toml; what is absent fits the machine.
         versions: how many are served; the first one is asked.
+        archive: what is served instead of the released net; there is but one version then.
     """
 
     settings: Mapping[str, int] = field(default_factory=dict)
     versions: int = 1
+    archive: Path | None = None
     name: str = "TorchServe (ours)"
     kind: str = "engine"
     encoding: str = "raw"
@@ -191,31 +194,40 @@ class Ours:
         """Run it, until it answers and as long as it is needed."""
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             place = _place(Path(folder))
-            versions = [f"{number}.0" for number in range(1, self.versions + 1)]
-            for version in versions:
-                archive.build(archive.MODEL, version, Path(archive.WEIGHTS), place.model_store)
+            model, versions = self._fill(place.model_store)
             release = {"default": versions[0], "versions": versions, **self.settings}
-            place.releases.write_text(tomlkit.dumps({archive.MODEL: release}))
+            place.releases.write_text(tomlkit.dumps({model: release}))
             server = OurServer(place)
             with server.lock():
                 try:
-                    yield _start_ours(server, image)
+                    yield _start_ours(server, model, image)
                 except ClassifierError as error:
                     raise BenchError(f"{self.name}: {error}") from error
                 finally:
                     server.stop()
 
+    def _fill(self, model_store: Path) -> tuple[str, list[str]]:
+        """Put what is served into a store; return its model and versions."""
+        if self.archive is not None:
+            shutil.copy(self.archive, model_store)
+            says = store.manifest(store.read(self.archive))
+            return says["modelName"], [says["modelVersion"]]
+        versions = [f"{number}.0" for number in range(1, self.versions + 1)]
+        for version in versions:
+            archive.build(archive.MODEL, version, Path(archive.WEIGHTS), model_store)
+        return archive.MODEL, versions
 
-def _start_ours(server: OurServer, image: bytes) -> Running:
+
+def _start_ours(server: OurServer, model: str, image: bytes) -> Running:
     """Start our server, until it answers."""
     begin = time.monotonic()
     server.start()
-    server.client(archive.MODEL).predict(image)
+    server.client(model).predict(image)
     seconds = time.monotonic() - begin
     roots = [p for p in (server.process(), find(server.monitor)) if p is not None]
     if len(roots) < 2:
         raise BenchError("our server or its monitor has died")
-    return Running(f"{server.inference}/predictions/{archive.MODEL}", roots, seconds)
+    return Running(f"{server.inference}/predictions/{model}", roots, seconds)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from joblib import cpu_count
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from classifier import atomic, pictures
-from classifier.errors import InputError
+from classifier import archive as archives
+from classifier import atomic, pictures, releases, store
+from classifier.errors import ClassifierError
 from classifier.place import Place
 from model.image import ImageError, decode
 
@@ -118,8 +119,14 @@ def _least_delay(name: str, goal: Goal) -> int:
     return PEERS[name].least_delay
 
 
-def tune(name: str, bodies: list[bytes], goal: Goal) -> list[Trial]:
+def tune(name: str, bodies: list[bytes], goal: Goal, archive: Path | None = None) -> list[Trial]:
     """Try sizes of one server; return all trials.
+
+    Args:
+        name: of the server.
+        bodies: image files that it is asked.
+        goal: what is best.
+        archive: what our server serves; the released net if None.
 
     Raises:
         BenchError: it answered all requests in no trial.
@@ -134,7 +141,7 @@ def tune(name: str, bodies: list[bytes], goal: Goal) -> list[Trial]:
                 sizes = best | change
                 key = json.dumps(sizes, sort_keys=True)
                 if key not in trials:
-                    trials[key] = _try(name, sizes, bodies)
+                    trials[key] = _try(name, sizes, bodies, archive)
                     bar.update()
             best = goal.best(list(trials.values())).sizes
     if not any(trial.rate for trial in trials.values()):
@@ -142,9 +149,10 @@ def tune(name: str, bodies: list[bytes], goal: Goal) -> list[Trial]:
     return list(trials.values())
 
 
-def _try(name: str, sizes: Sizes, bodies: list[bytes]) -> Trial:
+def _try(name: str, sizes: Sizes, bodies: list[bytes], archive: Path | None) -> Trial:
     """Measure one server with one choice of sizes."""
-    server: Server = Ours(settings=sizes) if name == Ours.name else peer(name, "engine", sizes)
+    ours = name == Ours.name
+    server: Server = Ours(sizes, archive=archive) if ours else peer(name, "engine", sizes)
     folder = images.write(bodies, OUT / "images")[server.encoding]
     kind = images.CONTENT_TYPES[server.encoding]
     try:
@@ -213,6 +221,19 @@ def own_images(folder: Path) -> list[bytes]:
     return bodies
 
 
+def own_archive() -> Path | None:
+    """Return the archive of the first default of releases.toml; None for the released net.
+
+    Raises:
+        ArchiveError: the store does not hold it.
+        ReleasesError: releases.toml is no good.
+    """
+    first = releases.read(Place.releases)[0]
+    if (first.model, first.default) == (archives.MODEL, archives.VERSION):
+        return None
+    return store.find(Place.model_store, f"{first.model}:{first.default}")
+
+
 def main() -> int:
     """Tune our server, and keep what is best in releases.toml."""
     parser = argparse.ArgumentParser(prog="make tune", description=main.__doc__)
@@ -227,8 +248,8 @@ def main() -> int:
         if arguments.peers:
             tune_all(goal)
             return 0
-        trials = tune(Ours.name, own_images(arguments.data), goal)
-    except (BenchError, InputError, load.LoadError) as error:
+        trials = tune(Ours.name, own_images(arguments.data), goal, own_archive())
+    except (BenchError, ClassifierError, load.LoadError) as error:
         print(f"make tune: {error}", file=sys.stderr)
         return 1
     best = goal.best(trials)

@@ -20,7 +20,8 @@ from bench import costs, images, load, report, servers, tune
 from bench.servers import PEERS, PLAIN, SETTINGS, BenchError, Ours, Running, peer
 from bench.tune import Goal, Trial
 from classifier import archive, releases
-from classifier.errors import InputError, ServerError
+from classifier.errors import ArchiveError, InputError, ServerError
+from classifier.place import Place
 from classifier.server import Server as OurServer
 
 from .images import encode, sample
@@ -95,7 +96,7 @@ def test_what_a_peer_does_not_read_is_neither_varied_nor_kept() -> None:
 def test_tries_each_size_once_and_goes_on_from_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
-    def measured(_: str, sizes: dict[str, int], __: list[bytes]) -> Trial:
+    def measured(_: str, sizes: dict[str, int], *__: object) -> Trial:
         tried.append(sizes)
         return Trial(sizes, 1000 * sizes["workers"], 1, 1 / sizes.get("batch", 1))
 
@@ -312,6 +313,22 @@ def test_what_happens_to_our_server_is_told_as_its_failure(monkeypatch: pytest.M
     running = Ours().running(b"image")
     with pytest.raises(BenchError, match="no worker came up"), running:
         pass
+
+
+def test_ones_own_archive_is_tuned(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "releases.toml").write_text('[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\n')
+    monkeypatch.setattr(Place, "releases", tmp_path / "releases.toml")
+    monkeypatch.setattr(Place, "model_store", store)
+    assert tune.own_archive() is None, "the released net"
+    monkeypatch.setattr(archive, "VERSION", "2.0")
+    assert tune.own_archive() == store / "cifar10-1.0.mar"
+    assert Ours(archive=tune.own_archive())._fill(tmp_path) == ("cifar10", ["1.0"])
+    assert (tmp_path / "cifar10-1.0.mar").is_file()
+    (tmp_path / "releases.toml").write_text('[pets]\ndefault = "1.0"\nversions = ["1.0"]\n')
+    with pytest.raises(ArchiveError, match="has no archive of pets:"):
+        tune.own_archive()
 
 
 def test_what_a_request_costs_is_told_of_the_cores_that_are_there(

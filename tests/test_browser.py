@@ -54,7 +54,9 @@ def browser() -> Iterator[Browser]:
     found = next(filter(None, map(shutil.which, names)), None)
     program = found or do_without("none of these browsers is installed: " + ", ".join(names))
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox"], timeout=2 * PATIENCE
+        )
         yield browser
         browser.close()
 
@@ -251,7 +253,7 @@ def test_swagger_needs_the_keyboard_only(page: Page, address: str) -> None:
 
 def test_it_answers_under_its_own_name_only(address: str) -> None:
     """Another site could give its name this machine's address, and then read what it says."""
-    answer = httpx.get(f"{address}/served", headers={"Host": "elsewhere.example"})
+    answer = httpx.get(f"{address}/served", headers={"Host": "elsewhere.example"}, timeout=60)
     assert answer.status_code == 400
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
@@ -262,12 +264,12 @@ def test_it_answers_under_its_own_name_only(address: str) -> None:
 def test_another_sites_page_can_neither_ask_nor_read(address: str, headers: dict[str, str]) -> None:
     image = SAMPLE.read_bytes()
     url = f"{address}/predictions/cifar10"
-    assert httpx.post(url, content=image, headers=headers).status_code == 403
-    read = httpx.get(f"{address}/served", headers=headers)
+    assert httpx.post(url, content=image, headers=headers, timeout=60).status_code == 403
+    read = httpx.get(f"{address}/served", headers=headers, timeout=60)
     assert not any(name.startswith("access-control") for name in read.headers)
     own = {"Origin": address, "Sec-Fetch-Site": "same-origin"}
-    assert httpx.post(url, content=image, headers=own).status_code == 200
-    assert httpx.put(url, content=image).status_code == 200
+    assert httpx.post(url, content=image, headers=own, timeout=60).status_code == 200
+    assert httpx.put(url, content=image, timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -281,7 +283,7 @@ def test_another_sites_page_can_neither_ask_nor_read(address: str, headers: dict
     ],
 )
 def test_what_is_not_described_is_not_passed_on(address: str, method: str, path: str) -> None:
-    answer = httpx.request(method, address + path)
+    answer = httpx.request(method, address + path, timeout=60)
     assert answer.status_code in (404, 405)
     assert set(answer.json()) == {"code", "type", "message"}
 
@@ -305,14 +307,16 @@ def test_it_brings_the_token_that_the_server_wants(deployment: Deployment) -> No
         url = f"{address}/predictions/cifar10"
         answer = httpx.post(url, content=SAMPLE.read_bytes(), timeout=60)
         assert next(iter(answer.json())) == "cat"
-        assert httpx.get(f"{address}/served").json()[0]["versions"] == ["1.0"]
+        assert httpx.get(f"{address}/served", timeout=60).json()[0]["versions"] == ["1.0"]
 
 
 def test_it_says_that_torchserve_has_gone(deployment: Deployment) -> None:
     deployment.start()
     with serving(deployment) as address:
         deployment.stop()
-        answer = httpx.post(f"{address}/predictions/cifar10", content=SAMPLE.read_bytes())
+        answer = httpx.post(
+            f"{address}/predictions/cifar10", content=SAMPLE.read_bytes(), timeout=60
+        )
         assert answer.status_code == 502
         assert "TorchServe gives no answer" in answer.json()["message"]
 
@@ -334,7 +338,7 @@ def test_a_taken_port_is_told_in_one_line(shared_deployment: Deployment, address
 
 
 def test_the_description_tells_what_is_served(address: str) -> None:
-    told = httpx.get(f"{address}/openapi.json").json()
+    told = httpx.get(f"{address}/openapi.json", timeout=60).json()
     parameters = told["components"]["parameters"]
     assert parameters["model"]["schema"]["enum"] == ["cifar10"]
     assert parameters["version"]["schema"]["enum"] == ["1.0", "1.1"]

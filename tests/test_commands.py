@@ -154,7 +154,13 @@ def test_who_waits_for_a_server_is_told_why_and_may_go(free_port: int) -> None:
     """Both not only after the minute for which the client asks again."""
     url = f"http://127.0.0.1:{free_port}"
     command = [*COMMAND, "predict", f"--server={url}", "mine:1.0", str(SAMPLE)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as waiting:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as waiting:
         assert waiting.stderr is not None
         told = waiting.stderr.readline()
         waiting.send_signal(signal.SIGINT)

@@ -45,6 +45,9 @@ def draw(shape: str, chance: random.Random) -> Image.Image:
     return image
 
 
+pytestmark = pytest.mark.timeout(900)  # on a busy machine
+
+
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tree of three classes, 100 images each to train on and 30 held out."""

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from classifier.errors import ServerError
-from classifier.process import end, ended, exclusive, find, identity
+from classifier.process import end, ended, exclusive, find, identity, wait
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 LAST_ACT = """
@@ -78,7 +78,7 @@ def test_what_does_not_end_is_killed() -> None:
         stubborn = psutil.Process(program.pid)
         end(stubborn, deadline=0.3)
         try:
-            assert ended(stubborn)
+            assert not wait([stubborn], 30)
         finally:
             program.kill()
 

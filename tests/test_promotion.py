@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -268,6 +269,7 @@ def test_a_server_stays_ready_while_a_version_is_promoted(running: Deployment) -
     def look() -> None:
         while not done.is_set():
             found.add(ask(running)[0])
+            time.sleep(0.1)
 
     looking = threading.Thread(target=look)
     looking.start()

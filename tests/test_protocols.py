@@ -221,3 +221,11 @@ def test_half_an_emoji_comes_back_as_it_was_sent(server: Deployment) -> None:
     assert answer.json()["id"] == "\ud83d"
     refused = post(server, PATHS["v2"], {"inputs": [tensor | {"shape": "\ud83d"}]})
     assert refused.status_code == 400, refused.text
+
+
+def test_a_large_answer_costs_no_worker_its_life(server: Deployment) -> None:
+    """By TorchServe's own default it would, from 6.5 MB on."""
+    tensor = {"name": "x", "shape": [1], "datatype": "BYTES", "data": [b64(SAMPLE.read_bytes())]}
+    answer = post(server, PATHS["v2"], {"id": "x" * 7_000_000, "inputs": [tensor]})
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["id"]) == 7_000_000

@@ -135,12 +135,17 @@ def test_several_parts_get_400(server: Deployment) -> None:
 def test_a_header_of_torchserve_s_own_breaks_no_batch(server: Deployment, header: str) -> None:
     image = SAMPLE.read_bytes()
 
+    at_once = threading.Barrier(16)
+
     def ask(i: int) -> requests.Response:
+        at_once.wait()
         return server.predict(image, headers={header: "True"} if i % 2 else {})
 
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(ask, range(16)))
-    assert all(int(answer.headers["X-Batch-Size"]) > 1 for answer in answers), "all shared batches"
+    sizes = [int(answer.headers["X-Batch-Size"]) for answer in answers]
+    assert any(size > 1 for size in sizes[1::2]), "all with the header were alone in their batches"
+    assert sum(1 / size for size in sizes) <= 8, "fewer than two requests a batch"
     for answer in answers:
         assert answer.status_code == 200
         assert next(iter(answer.json())) == "cat"
@@ -225,7 +230,7 @@ def test_the_labels_of_a_warm_up_are_not_counted(server: Deployment) -> None:
     before = -1.0
     while before != (before := metric(server, "Answers_total")):
         time.sleep(2 * PERIOD)
-    assert warm_up(f"{server.inference}/predictions/cifar10/1.1", 1) > 32
+    assert warm_up(f"{server.inference}/predictions/cifar10/1.1", 3) > 32
     server.predict(SAMPLE.read_bytes(), "1.1")
     end = time.monotonic() + 30
     while (counted := metric(server, "Answers_total") - before) < 1:

@@ -141,7 +141,8 @@ def _split(
     A server elsewhere may have other models than those of our releases.toml.
     """
     first, *rest = arguments
-    if not REFERENCE.fullmatch(first) or Path(first).exists():
+    is_reference = first.partition(":")[0] in models or REFERENCE.fullmatch(first)
+    if not is_reference or Path(first).exists():
         return models[0], arguments
     if not elsewhere and first.partition(":")[0] not in models:
         raise typer.BadParameter(

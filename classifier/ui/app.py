@@ -30,7 +30,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from .. import listing, pictures
-from ..errors import ClassifierError
+from ..errors import ClassifierError, InputError
 from . import openapi
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from ..pictures import Source
     from ..server import Server
 
 STATIC = Path(__file__).with_name("static")
@@ -68,8 +69,8 @@ class Interface:
 
     def __init__(self, server: Server, samples: Path = SAMPLES) -> None:
         self._server = server
-        found = pictures.find([str(samples)]) if samples.is_dir() else []
-        self._samples = {Path(source.name).name: Path(source.name) for source in found}
+        found = [Path(source.name) for source in _found(samples)]
+        self._samples = {path.name: path for path in found}
         self._http = httpx.AsyncClient(
             base_url=server.inference, auth=server.auth(), timeout=TIMEOUT, trust_env=False
         )
@@ -120,6 +121,14 @@ class Interface:
         """Close the connections in the end."""
         async with self._http:
             yield
+
+
+def _found(samples: Path) -> list[Source]:
+    """Return the pictures of a folder; none where there is none, or it holds none."""
+    try:
+        return pictures.find([str(samples)])
+    except InputError:
+        return []
 
 
 def build(server: Server, hosts: list[str], samples: Path = SAMPLES) -> ASGIApp:

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -298,6 +299,18 @@ def test_its_configuration_is_that_of_production_but_for_where_it_listens() -> N
 
 def seconds(duration: str) -> float:
     return float(duration.removesuffix("s"))
+
+
+def test_the_unit_of_systemd_ends_it_as_a_container_does() -> None:
+    unit = ConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # names are case-sensitive
+    unit.read("deploy/systemd/classifier.service")
+    told = unit["Service"]
+    *_, config_file, serve, foreground, _, grace = told["ExecStart"].split()
+    assert (serve, foreground) == ("serve", "--foreground")
+    assert Path(config_file).is_file()
+    assert told["KillMode"] == "mixed"
+    assert float(told["TimeoutStopSec"]) > float(grace) + END
 
 
 def test_compose_keeps_what_it_promises() -> None:

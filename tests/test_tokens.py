@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from classifier import Client, TokenError, config, rollout, tokens
+from classifier.archive import WEIGHTS, build
 from classifier.errors import ServerError
 from classifier.server import Server
 from classifier.tokens import Kind
@@ -96,6 +97,20 @@ def test_no_version_is_registered_in_production(production: Deployment) -> None:
     sizes = config.sizes(server.releases[0], production.place.model_config)
     with pytest.raises(ServerError, match="answers 405"):
         rollout.register(server, "cifar10", "1.0", sizes)
+
+
+def test_in_production_what_is_served_already_is_promoted(production: Deployment) -> None:
+    build("cifar10", "2.0", Path(WEIGHTS), production.place.model_store)
+    production.release("1.0", ["1.0", "2.0"])
+    production.start()
+    options = ["--for=1s", "--data=samples"]
+    said = classifier(*production.options, "shadow", "2.0", *options)
+    assert said.returncode == 0, said.stderr
+    for command, now in (("promote", "2.0"), ("rollback", "1.0")):
+        arguments = ["2.0", "--probes=5", "--watch=0"] if command == "promote" else []
+        said = classifier(*production.options, command, *arguments)
+        assert said.returncode == 0, said.stderr
+        assert production.server.management.default("cifar10") == now
 
 
 def test_commands_ask_the_server_as_it_was_started(production: Deployment) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -117,7 +118,7 @@ def evaluate(
     Args:
         reference: `model:version`; the default of releases.toml if None.
         root: of the data set; CIFAR-10 if None.
-        server: ask this one; if None, load the archive.
+        server: ask this one, with the token in CLASSIFIER_TOKEN, if any; if None, load the archive.
         engine: what runs the archive's net; what its model-config.yaml picks if None.
         details: tell also of each label, of calibration, and of other images.
     """
@@ -128,7 +129,7 @@ def evaluate(
     measure: Callable[[NDArray[np.uint8]], Answers]
     if server:
         where = f"{server.rstrip('/')}/predictions/{model}/{version}".rstrip("/")
-        client = Client(server, model)
+        client = Client(server, model, os.environ.get("CLASSIFIER_TOKEN"))
         measure = partial(ask, client, version or None, dataset.labels)
     else:
         if (model, version) == (archives.MODEL, archives.VERSION):

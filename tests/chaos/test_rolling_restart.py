@@ -54,7 +54,7 @@ def behind_nginx(servers: list[Deployment], folder: Path) -> Iterator[tuple[str,
     (folder / "tmp").mkdir()
     (port,) = free_ports(1)
     path = folder / "nginx.conf"
-    config = path.read_text().replace("127.0.0.1:8090", f"127.0.0.1:{port}")
+    config = path.read_text().replace("127.0.0.1:8000", f"127.0.0.1:{port}")
     logged = f"log_format servers '$upstream_status'; access_log {SAID} servers;"
     path.write_text(config.replace("access_log off;", logged))
     pairs = [

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from . import config, java, tokens
 from .errors import ServerError
+from .releases import copy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +56,8 @@ def prepare(place: Place, properties: Properties, releases: Sequence[Release]) -
     text = config.generate(properties, releases, store, place.model_config, place.run)
     place.generated.write_text(text)
     (place.run / tokens.KEY_FILE).unlink(missing_ok=True)
-    shutil.copyfile(place.releases, place.served)
+    workers = {release.model: config.workers(release) for release in releases}
+    copy(place.releases, place.served, workers)
 
 
 def _move(folder: Path, to: Path | None) -> None:

@@ -41,7 +41,7 @@ class Place:
 
     @property
     def served(self) -> Path:
-        """What the running server was told to serve: releases.toml as it was then."""
+        """What the running server was told to serve: releases.toml as it was then, with workers."""
         return self.run / "releases.toml"
 
     @property

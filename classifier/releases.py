@@ -13,6 +13,7 @@ from .errors import ArchiveError, ReleasesError
 from .store import check_version
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -68,6 +69,14 @@ def make_default(path: Path, model: str, version: str) -> None:
     if version not in versions:
         table["versions"] = [*versions, version]
     atomic.write(path, tomlkit.dumps(document))
+
+
+def copy(path: Path, to: Path, workers: Mapping[str, int]) -> None:
+    """Copy releases.toml, with the number of workers of each model written in."""
+    document = tomlkit.parse(path.read_text())
+    for model, number in workers.items():
+        document[model]["workers"] = number
+    atomic.write(to, tomlkit.dumps(document))
 
 
 def _release(path: Path, model: str, table: Any) -> Release:

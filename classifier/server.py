@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,8 +56,16 @@ class Server:
 
     @property
     def releases(self) -> list[Release]:
-        """What releases.toml says now."""
-        return releases.read(self.place.releases)
+        """What releases.toml says now.
+
+        Where it is silent on workers, a running server shall have as many as at its start:
+        whoever asks may have other cores.
+        """
+        told = releases.read(self.place.releases)
+        if self.process() is None:
+            return told
+        started = {release.model: release.workers for release in self.served}
+        return [replace(r, workers=r.workers or started.get(r.model)) for r in told]
 
     def release(self, model: str) -> Release:
         """Return what releases.toml says of a model.

@@ -506,6 +506,22 @@ def test_a_project_may_lie_in_any_folder(
         deployment.stop()
 
 
+def test_who_asks_may_have_other_cores_than_the_server(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    releases = deployment.place.releases
+    silent = releases.read_text().replace("workers = 1\n", "")
+    releases.write_text(silent)
+    monkeypatch.setattr(config, "cpu_count", lambda: 1)
+    deployment.start()
+    monkeypatch.setattr(config, "cpu_count", lambda: 4)
+    deployment.server.check()
+    assert deployment.server.release("cifar10").workers == 1
+    releases.write_text(f"{silent}workers = 2\n")
+    with pytest.raises(ServerError, match="has 1 of 2 workers READY"):
+        deployment.server.check()
+
+
 def test_logs_may_lie_elsewhere(deployment: Deployment, tmp_path: Path) -> None:
     place, elsewhere = deployment.place, tmp_path / "volume"
     elsewhere.mkdir()

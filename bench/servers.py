@@ -209,6 +209,7 @@ class Ours:
     def _fill(self, model_store: Path) -> tuple[str, list[str]]:
         """Put what is served into a store; return its model and versions."""
         if self.archive is not None:
+            model_store.mkdir()
             shutil.copy(self.archive, model_store)
             says = store.manifest(store.read(self.archive))
             return says["modelName"], [says["modelVersion"]]

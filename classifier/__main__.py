@@ -1,11 +1,10 @@
 """`python -m classifier` is the command `classifier`."""
 
-import signal
-import sys
+from .process import end_in_order
 
-# As a container's first process it would not get a SIGTERM that nobody handles; and whoever is
-# under way when it comes can clean up.
-signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+# As a container's first process it would not get a SIGTERM that nobody handles: at once, for what
+# comes next takes a second.
+end_in_order()
 
 from .cli import main  # noqa: E402
 

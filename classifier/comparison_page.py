@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from .comparison import changes, table
 from .pictures import Source
+from .prediction import orientation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,20 +85,25 @@ def _data(name: str) -> str:
     file = io.BytesIO()
     try:
         with Image.open(io.BytesIO(Source(name).read())) as image:
-            small = _shown(image)
-        small.thumbnail((EDGE, EDGE))
-        small.save(file, "PNG")
+            _small(image).save(file, "PNG")
     except Exception:  # whatever Pillow makes of a file: the report is worth more than a picture
         return ""
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _shown(image: Image.Image) -> Image.Image:
-    """Return a picture as the versions have seen it: upright, on white, and in 8 bits."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
-    if not upright.has_transparency_data:
-        return upright.convert("RGB")
-    opaque = upright.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
+def _small(image: Image.Image) -> Image.Image:
+    """Return a small picture as the versions have seen it: on white, in 8 bits, and upright."""
+    image.load()
+    small = _flat(image)
+    small.thumbnail((EDGE, EDGE))
+    small.info["exif"] = orientation(image).tobytes()  # that alone: Pillow may fail on the rest
+    return ImageOps.exif_transpose(small)
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    over = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")

@@ -63,6 +63,8 @@ def prepare(place: Place, properties: Properties, releases: Sequence[Release]) -
 def _move(folder: Path, to: Path | None) -> None:
     """Move what a folder holds to another one, or away; the folder may be a volume or a link."""
     for path in folder.iterdir():
+        if path.name == "lost+found":  # of a volume itself
+            continue
         if to is not None:
             shutil.move(path, to / path.name)
         elif path.is_dir() and not path.is_symlink():

@@ -122,13 +122,13 @@ def _encode(image: Image.Image) -> bytes:
     try:
         image.load()  # first: Pillow turns a TIFF by itself when it is decoded
         sent = image.convert("RGB") if image.mode == "CMYK" else image
-        sent.save(file, "PNG", compress_level=1, exif=_orientation(image))
+        sent.save(file, "PNG", compress_level=1, exif=orientation(image))
     except Exception as error:  # whatever Pillow makes of a mode that PNG has not, or of damage
         raise InputError(f"a PIL image of mode {image.mode} can't be sent: {error}") from None
     return file.getvalue()
 
 
-def _orientation(image: Image.Image) -> Image.Exif:
+def orientation(image: Image.Image) -> Image.Exif:
     """Return EXIF that says which way is up, and no more: Pillow can't write all that it reads."""
     exif = Image.Exif()
     with contextlib.suppress(Exception):  # damage makes Pillow's parser raise many things

@@ -16,9 +16,11 @@ import psutil
 from .errors import ServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
+ENDS = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask for the end, besides Ctrl-C."""
 POLL = 0.1  # seconds
 
 
@@ -49,14 +51,21 @@ def find(known: str | None) -> psutil.Process | None:
         return None
 
 
-def end_in_order() -> None:
-    """Let signals that ask for the end run what cleans up, where nobody has said otherwise.
+def end_in_order(end: Callable[[int], object] = lambda number: sys.exit(128 + number)) -> None:
+    """Let the first signal that asks for the end raise something, so that what cleans up is run.
 
-    SIGHUP comes when a terminal closes; who runs under nohup has it ignored.
+    Those that follow are ignored: a terminal that closes may send SIGHUP twice. Who runs under
+    nohup has that ignored, and it stays so.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    numbers = [n for n in ENDS if signal.getsignal(n) is not signal.SIG_IGN]
+
+    def once(number: int, _: object) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        end(number)
+
+    for number in numbers:
+        signal.signal(number, once)
 
 
 def end(process: psutil.Process, deadline: float) -> None:

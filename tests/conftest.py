@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -34,6 +35,9 @@ def environment() -> Iterator[None]:
         for name in (*SCRUBBED, *PROXIES, *map(str.upper, PROXIES)):
             patch.delenv(name, raising=False)
         patch.setattr(sys, "dont_write_bytecode", False)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            # By nohup. What is started would ignore it, too; of a handler it inherits nothing.
+            signal.signal(signal.SIGHUP, lambda *_: None)
         yield
 
 

@@ -324,8 +324,8 @@ def test_ones_own_archive_is_tuned(
     assert tune.own_archive() is None, "the released net"
     monkeypatch.setattr(archive, "VERSION", "2.0")
     assert tune.own_archive() == store / "cifar10-1.0.mar"
-    assert Ours(archive=tune.own_archive())._fill(tmp_path) == ("cifar10", ["1.0"])
-    assert (tmp_path / "cifar10-1.0.mar").is_file()
+    assert Ours(archive=tune.own_archive())._fill(tmp_path / "store") == ("cifar10", ["1.0"])
+    assert (tmp_path / "store" / "cifar10-1.0.mar").is_file()
     (tmp_path / "releases.toml").write_text('[pets]\ndefault = "1.0"\nversions = ["1.0"]\n')
     with pytest.raises(ArchiveError, match="has no archive of pets:"):
         tune.own_archive()

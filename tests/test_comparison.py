@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 from dataclasses import astuple, replace
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -153,6 +154,14 @@ def test_a_probe_that_another_version_answers_is_a_failure() -> None:
     change._probe("1.0")
 
 
+def with_exif(image: Image.Image, *entries: bytes) -> bytes:
+    """Return a JPEG with entries of EXIF as they are, each of 12 bytes."""
+    tiff = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+    file = io.BytesIO()
+    image.save(file, "JPEG", exif=b"Exif\0\0" + tiff)
+    return file.getvalue()
+
+
 def drawn(name: Path) -> Image.Image:
     """Return what a report shows of a picture."""
     address = comparison_page._data(str(name))
@@ -164,6 +173,12 @@ def test_a_report_shows_pictures_as_they_were_seen(tmp_path: Path) -> None:
     exif[0x0112] = 6  # its left is up
     Image.new("RGB", (20, 10)).save(tmp_path / "phone.png", exif=exif)
     assert drawn(tmp_path / "phone.png").size == (10, 20)
+    width = struct.pack(
+        "<HHI4s", 0x0100, 2, 4, b"odd"
+    )  # a text, which Pillow reads but can't write
+    turned = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    (tmp_path / "odd.jpg").write_bytes(with_exif(Image.new("RGB", (20, 10)), width, turned))
+    assert drawn(tmp_path / "odd.jpg").size == (10, 20)
     Image.new("RGBA", (8, 8)).save(tmp_path / "cut.png")
     assert drawn(tmp_path / "cut.png").getpixel((0, 0)) == (255, 255, 255)
     Image.fromarray(np.full((8, 8), 25700, np.uint16)).save(tmp_path / "gray.png")

@@ -36,7 +36,7 @@ while True:
 """
 """A program that does not end when it is asked to."""
 ORDERLY = """
-import signal
+import signal, time
 from classifier.process import end_in_order
 end_in_order()
 try:
@@ -44,6 +44,7 @@ try:
     while True:
         signal.pause()
 finally:
+    time.sleep(0.5)
     print("clean", flush=True)
 """
 ORDERLY_COMMAND = [sys.executable, "-c", ORDERLY]
@@ -126,6 +127,7 @@ def test_who_is_asked_to_end_cleans_up(number: signal.Signals) -> None:
     with subprocess.Popen(ORDERLY_COMMAND, stdout=subprocess.PIPE) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == b"ready\n"
+        program.send_signal(number)
         program.send_signal(number)
         assert program.stdout.read() == b"clean\n"
     assert program.returncode == 128 + number

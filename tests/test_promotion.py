@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from classifier import Client, archive, config, history, log, releases, rollout
 from classifier.errors import ArchiveError, ServerError
 from classifier.management import Worker
-from classifier.promotion import checks
+from classifier.promotion import Promotion, checks
+from classifier.releases import Release
 
 from .images import SAMPLE, crops
 from .test_lifecycle import classifier, edit, edit_handler
@@ -408,3 +409,19 @@ def test_a_rollback_waits_for_one_worker_alone(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(log, "read", lambda _, texts=texts: next(texts))
         with pytest.raises(ServerError, match=reason):
             rollout.scale(server, "cifar10", "1.0", workers=2)
+
+
+@pytest.mark.parametrize(("action", "enough"), [("rollback", 1), ("promote", 2)])
+def test_who_goes_back_is_in_a_hurry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, enough: int
+) -> None:
+    asked: list[int] = []
+    server = mock.Mock()
+    server.place.model_config = Path("model/model-config.yaml")
+    server.changed.return_value = []
+    server.management.versions.return_value = {"1.0": 1}
+    monkeypatch.setattr(rollout, "scale", lambda *arguments: asked.append(arguments[-1]))
+    monkeypatch.setattr("classifier.promotion.warm_up", lambda *_: None)
+    back = Promotion(server, "cifar10", "1.0", tell=lambda _: None, action=action)
+    back._bring_up(Release("cifar10", "2.0", ("1.0", "2.0"), workers=2), is_new=False)
+    assert asked == [enough]

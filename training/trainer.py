@@ -265,7 +265,7 @@ def _unlike(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
     """Tell in which numbers a recipe is another than mine."""
     return ", ".join(
         f"{name} {theirs.get(name)}, not {value}"
-        for name, value in mine.items()
+        for name, value in {**dict.fromkeys(theirs), **mine}.items()
         if theirs.get(name) != value
     )
 

@@ -15,7 +15,7 @@ import typer
 from tqdm import tqdm
 
 from .. import history as histories
-from .. import listing, promotion, store
+from .. import listing, process, promotion, store
 from .. import shadow as shadows
 from ..errors import ServerError
 from ..server import Server
@@ -92,9 +92,8 @@ def shadow(
     server, tell = running(context), partial(tqdm.write, file=sys.stderr)
     model, version = _named(server, new)
     traffic = shadows.traffic(server, model, version, seconds, data, rate)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # leave nothing behind, as Ctrl-C does
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+    # All that ends it leaves nothing behind, and shows what was found, as Ctrl-C does.
+    process.end_in_order(lambda number: signal.default_int_handler(number, None))
     with tqdm(unit=" pictures", disable=None) as bar:  # where there is a terminal
         one = shadows.Shadow(server, model, version, traffic, tell, bar.update)
         found = one.run()

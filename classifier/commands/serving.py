@@ -52,7 +52,7 @@ def serve(
         bool,
         typer.Option(
             "--foreground",
-            help="Stay until TorchServe ends, or a signal (SIGTERM, SIGINT) stops it as "
+            help="Stay until TorchServe ends, or a signal (SIGTERM, SIGINT, SIGHUP) stops it as "
             "`classifier stop` does. Builds nothing, and shows no prediction.",
         ),
     ] = False,

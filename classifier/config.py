@@ -178,7 +178,9 @@ def workers(release: Release) -> int:
 
 @functools.cache  # a server that starts is compared with what it should be five times a second
 def _gpus() -> int:
-    """Return how many GPUs TorchServe will find: it asks nvidia-smi."""
+    """Return how many GPUs TorchServe will find: those of CUDA_VISIBLE_DEVICES, or nvidia-smi's."""
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return len(visible.split(","))
     if not shutil.which("nvidia-smi"):
         return 0
     command = ["nvidia-smi", "--list-gpus"]

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from .net import Net
 
 
+LARGEST = 64
+"""Images that are run at once: what lies between two layers of a thousand would take gigabytes."""
+
+
 class Pipeline(nn.Module):
     """The net with all that an engine does: uint8 N×32×32×3 in, float32 N×classes out."""
 
@@ -47,9 +51,10 @@ class TorchEngine:
     @torch.inference_mode()
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 N×32×32×3 RGB pixels to float32 N×classes probabilities in [0, 1]."""
-        batch = torch.tensor(pixels).to(self.device)  # a copy: images of PIL are read-only
+        parts = torch.tensor(pixels).split(LARGEST)  # a copy: images of PIL are read-only
         with torch.autocast("cuda", torch.float16, enabled=self.device.type == "cuda"):
-            result: NDArray[np.float32] = self.pipeline(batch).cpu().numpy()
+            rows = torch.cat([self.pipeline(part.to(self.device)).cpu() for part in parts])
+        result: NDArray[np.float32] = rows.numpy()
         return result
 
     def describe(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import torch
 import model
 from classifier import archive
 from classifier.errors import ArchiveError
-from model import EngineError, WeightsError
+from model import EngineError, WeightsError, engine_torch
 from model.engine_openvino import SIZES, OpenVinoEngine
 from model.engine_torch import TorchEngine
 from model.net import Net
@@ -234,16 +234,35 @@ def test_refuses_integers_that_are_not_those_of_the_lock(folder: Path, name: str
 
 
 @pytest.mark.parametrize(
-    ("lost", "agreement", "count", "too_much"),
+    ("lost", "differing", "count", "too_much"),
     [
-        (0.001, 0.995, 10_000, False),
-        (0.003, 0.995, 10_000, True),
-        (0.001, 0.98, 10_000, True),
-        (1 / 90, 89 / 90, 90, False),
-        (2 / 90, 88 / 90, 90, True),
+        (20, 100, 10_000, False),
+        (21, 100, 10_000, True),
+        (20, 101, 10_000, True),
+        (-50, 50, 10_000, False),
+        (1, 1, 200, False),
+        (1, 2, 200, False),
+        (2, 2, 200, True),
+        (1, 1, 3, False),
+        (1, 2, 3, True),
     ],
 )
 def test_integers_may_cost_only_so_much(
-    lost: float, agreement: float, count: int, too_much: bool
+    lost: int, differing: int, count: int, too_much: bool
 ) -> None:
-    assert int8.costs_too_much(lost, agreement, count) is too_much
+    assert int8.costs_too_much(lost, differing, count) is too_much
+
+
+def test_torch_runs_so_many_at_once_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = model.load("model", "torch")
+    pixels = np.random.default_rng(0).integers(256, size=(150, 32, 32, 3), dtype=np.uint8)
+    whole = core.probabilities(pixels)
+    sizes, run = [], engine_torch.Pipeline.forward
+
+    def forward(pipeline: engine_torch.Pipeline, part: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(part))
+        return run(pipeline, part)
+
+    monkeypatch.setattr(engine_torch.Pipeline, "forward", forward)
+    assert np.array_equal(core.probabilities(pixels), whole)
+    assert sizes == [64, 64, 22]

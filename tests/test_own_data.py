@@ -23,6 +23,8 @@ from .images import encode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from training.trainer import Trainer
+
 SHAPES = ("bar", "disc", "ring")
 
 
@@ -223,3 +225,27 @@ def test_the_recipe_fits_the_number_of_images(count: int) -> None:
     short = Recipe.for_images(count, epochs=1)
     assert 0 <= short.averaging < 1
     assert short.settling.rounds == 0, "it does not settle"
+
+
+def test_to_measure_no_training_images_are_needed(tree: Path) -> None:
+    whole = data.load(str(tree))
+    shutil.rmtree(tree / "train")
+    measured = data.load(str(tree), train=False)
+    assert measured.labels == whole.labels
+    assert measured.held_out.pixels.equal(whole.held_out.pixels)
+    assert len(measured.train.targets) == 0
+
+
+def test_of_few_images_none_are_put_aside(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+
+    def run(trainer: Trainer, _: Path) -> bool:
+        trained.append(len(trainer.targets))
+        return False
+
+    monkeypatch.setattr(train, "run", run)
+    dataset = data.load(str(shapes))
+    assert not train.train(Recipe.for_images(100, epochs=1), dataset, tmp_path)
+    assert trained == [len(dataset.train.targets)]

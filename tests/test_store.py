@@ -232,6 +232,7 @@ def test_sizes_fit_the_machine(
         smi.write_text(f"#!/bin/sh\n{lines}echo 'a note'\n")
         smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin" if gpus else str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     settings = yaml.safe_load(MODEL_CONFIG.read_text())
     assert config.sizes(Release("cifar10", "1.0", ("1.0",)), MODEL_CONFIG) == config.Sizes(
         workers, threads, settings["batchSize"], settings["maxBatchDelay"]
@@ -294,3 +295,8 @@ def test_a_models_configuration_without_its_numbers_is_told(tmp_path: Path, text
     release = Release("cifar10", "1.0", ("1.0",))
     with pytest.raises(ServerError, match="must give a number to each of batchSize, maxBatchDelay"):
         config.sizes(release, path)
+
+
+def test_gpus_that_are_kept_from_the_server_get_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6")
+    assert config._gpus.__wrapped__() == 3

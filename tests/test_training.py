@@ -8,6 +8,7 @@ import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -548,3 +549,13 @@ def test_each_image_is_seen_once_an_epoch_and_mirrored_in_the_next(
     ]
     assert [len(epoch) for epoch in epochs] == [128, 128]
     assert all(torch.equal(epochs[0][i], epochs[1][i].flip(2)) for i in range(128))
+
+
+def test_cifar10_comes_in_the_size_that_the_net_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = np.arange(2 * 32 * 32 * 3, dtype=np.uint8).reshape(2, 32, 32, 3)
+    found = mock.Mock(data=original, targets=[3, 5])
+    monkeypatch.setattr(cifar10, "CIFAR10", lambda *_, **__: found)
+    assert np.array_equal(cifar10.load(train=False).pixels, original)
+    monkeypatch.setattr(cifar10, "SHAPE", (48, 64, 3))
+    monkeypatch.setattr(cifar10, "resize", lambda image: np.asarray(image.resize((64, 48))))
+    assert cifar10.load(train=False).pixels.shape == (2, 48, 64, 3)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from torchvision.datasets import CIFAR10
+
+from model.image import SHAPE, resize
 
 from .data import DataError, Images
 
@@ -48,4 +52,7 @@ def load(train: bool, root: str | None = None) -> Images:
         data = CIFAR10(folder, train=train, download=ours)
     except (OSError, RuntimeError) as error:
         raise DataError(f"CIFAR-10 can't be read from {folder}, nor downloaded: {error}") from None
-    return Images.of(data.data, data.targets)
+    pixels = data.data
+    if pixels.shape[1:] != SHAPE:  # another net takes another size
+        pixels = np.stack([resize(Image.fromarray(image)) for image in pixels])
+    return Images.of(pixels, data.targets)

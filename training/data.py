@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from model.image import SHAPE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,7 +30,10 @@ class Images(NamedTuple):
     @staticmethod
     def of(pixels: NDArray[np.uint8], targets: Sequence[int]) -> Images:
         """Take pixels and targets as they come from a file."""
-        return Images(torch.tensor(pixels), torch.tensor(targets, dtype=torch.int64))
+        return Images(torch.from_numpy(pixels), torch.tensor(targets, dtype=torch.int64))
+
+
+NONE = Images(torch.empty(0, *SHAPE, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
 
 
 def split(images: Images, held_out: int, seed: int) -> tuple[Images, Images]:
@@ -70,12 +75,13 @@ class Dataset:
         return replace(self, labels=tuple(labels), train=train, held_out=held_out)
 
 
-def load(root: str | None = None) -> Dataset:
+def load(root: str | None = None, train: bool = True) -> Dataset:
     """Load a data set.
 
     Args:
         root: holds `train/<class>/*` and `val/<class>/*`, or CIFAR-10 in torchvision's format;
             None: CIFAR-10, wherever it is found.
+        train: whether the training images are wanted, too; else there are none of them.
 
     Raises:
         DataError: there is no such data, or it can't be used.
@@ -85,8 +91,8 @@ def load(root: str | None = None) -> Dataset:
     if root is None or cifar10.is_in(Path(root)):
         return Dataset(
             labels=cifar10.LABELS,
-            train=cifar10.load(train=True, root=root),
+            train=cifar10.load(train=True, root=root) if train else NONE,
             held_out=cifar10.load(train=False, root=root),
             held_out_name="cifar10-test",
         )
-    return imagefolder.load(Path(root))
+    return imagefolder.load(Path(root), train)

@@ -125,7 +125,7 @@ def evaluate(
     place = Place()
     release = releases.read(place.releases)[0]
     model, _, version = (reference or f"{release.model}:{release.default}").partition(":")
-    dataset = load(root)
+    dataset = load(root, train=False)
     measure: Callable[[NDArray[np.uint8]], Answers]
     if server:
         where = f"{server.rstrip('/')}/predictions/{model}/{version}".rstrip("/")

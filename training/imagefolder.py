@@ -11,7 +11,7 @@ from tqdm import tqdm
 from classifier.pictures import is_hidden
 from model.image import SHAPE, ImageError, decode
 
-from .data import DataError, Dataset, Images
+from .data import NONE, DataError, Dataset, Images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 HELD_OUT = "val"
 
 
-def load(root: Path) -> Dataset:
+def load(root: Path, train: bool = True) -> Dataset:
     """Load `root/train/<class>/*` and `root/val/<class>/*`; the classes are the labels, sorted.
+
+    Without the training images, if they are not wanted: only `val/` need be there then.
 
     The images go through the same preprocessing as those that are served. What is hidden, as
     `.ipynb_checkpoints/`, is neither a class nor an image.
@@ -29,15 +31,21 @@ def load(root: Path) -> Dataset:
         DataError: a folder or class is missing or empty, there is but one class, the name of one
             is not UTF-8, or a file is no image that can be read.
     """
-    train, held_out = root / "train", root / HELD_OUT
-    labels = _classes(train)
+    first, held_out = root / "train", root / HELD_OUT
+    labels = _classes(first if train else held_out)
+    if train:
+        _check_classes(first, held_out, labels)
+    images = _images(first, labels) if train else NONE
+    return Dataset(labels, images, _images(held_out, labels), HELD_OUT)
+
+
+def _check_classes(train: Path, held_out: Path, labels: tuple[str, ...]) -> None:
     if len(labels) < 2:
         raise DataError(f"{train} has one class ({labels[0]}): a classifier needs two or more")
     unmatched = sorted(set(labels) ^ set(_classes(held_out)))
     if unmatched:
         has, lacks = (train, held_out) if unmatched[0] in labels else (held_out, train)
         raise DataError(f"{has / unmatched[0]} is there, but {lacks / unmatched[0]} is not")
-    return Dataset(labels, _images(train, labels), _images(held_out, labels), HELD_OUT)
 
 
 def _classes(folder: Path) -> tuple[str, ...]:

@@ -117,13 +117,12 @@ def _ranges(
     return ranges
 
 
-def costs_too_much(lost: float, agreement: float, count: int) -> bool:
+def costs_too_much(lost: int, differing: int, count: int) -> bool:
     """Tell whether 8-bit integers cost more than is tolerated; of few images, one may differ.
 
     Args:
-        lost: accuracy in floats less that in integers, in [-1, 1].
-        agreement: the share of images, in [0, 1], that both label alike.
+        lost: images that are right in floats, less those that are in integers.
+        differing: images that get another label.
         count: how many images these were.
     """
-    one = 1 / count
-    return lost > max(MOST_LOST, one) or agreement < min(LEAST_AGREEMENT, 1 - one)
+    return lost > max(MOST_LOST * count, 1) or differing > max((1 - LEAST_AGREEMENT) * count, 1)

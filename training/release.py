@@ -121,7 +121,8 @@ def write_int8(
     labels, targets = expected.argmax(1), dataset.held_out.targets.numpy()
     found = probabilities(engine, dataset.held_out.pixels.numpy()).argmax(1)
     accuracy, agreement = float((found == targets).mean()), float((found == labels).mean())
-    if int8.costs_too_much(float((labels == targets).mean()) - accuracy, agreement, len(targets)):
+    lost = int((labels == targets).sum() - (found == targets).sum())
+    if int8.costs_too_much(lost, int((found != labels).sum()), len(targets)):
         print(
             f"In 8-bit integers only {accuracy:.2%} are right and {agreement:.2%} labelled alike: "
             "that is too little, so the net is released in floats alone"

@@ -42,6 +42,8 @@ def train(recipe: Recipe, dataset: Dataset, out: Path) -> bool:
     """
     seconds = _seconds_a_step(recipe, dataset)
     aside = len(dataset.train.targets) // CALIBRATION
+    if aside < release.FEWEST:  # too few to be of use
+        aside = 0
     images, calibration = data.split(dataset.train, aside, recipe.seed)
     trainer = Trainer(recipe, images, len(dataset.labels), device())
     out.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@
     507  a worker died, or is out of memory             yes
     500  a worker died, or took too long                yes
     502, 504  from a proxy before the server            yes
-    400  the token is missing, wrong or expired         once, where the token comes from a function
+    400, 401, 403  the token is missing or wrong        once, where the token comes from a function
                                                         that has another one by now
     any other 4xx: the request is at fault              no
     any other 5xx: the server is                        no

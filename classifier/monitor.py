@@ -65,7 +65,6 @@ class Reviver:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._wanted = {r.model: config.workers(r) for r in server.served}
         self._short_since: dict[tuple[str, str], tuple[float, int]] = {}
 
     def looks(self) -> Iterator[Callable[[], None]]:
@@ -75,9 +74,8 @@ class Reviver:
             httpx.TransportError, ServerError: TorchServe does not answer, or refuses.
         """
         for release in self._server.served:
-            wanted = self._wanted.get(release.model, config.workers(release))
             for version in release.versions:
-                yield partial(self._look_at, release.model, version, wanted)
+                yield partial(self._look_at, release.model, version, config.workers(release))
 
     def _look_at(self, model: str, version: str, wanted: int) -> None:
         management, key = self._server.management, (model, version)

@@ -1,4 +1,4 @@
-"""Know a process again: its number alone may be another's by now."""
+"""Processes: know one again, end it and what it started, and keep others out."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def exclusive(path: Path, refusal: str, patience: float = 0) -> Iterator[None]:
 def wait(processes: list[psutil.Process], deadline: float) -> list[psutil.Process]:
     """Wait until processes have ended, for `deadline` s at most; return those that have not.
 
-    One that has ended counts as ended, whether or not its parent has asked for its end.
+    A zombie has ended.
     """
     _, alive = psutil.wait_procs([p for p in processes if not ended(p)], timeout=0)
     step = 0.1

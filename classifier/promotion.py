@@ -16,7 +16,7 @@ import contextlib
 import json
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,13 +75,14 @@ class Promotion:
         watch: seconds before the switch, and after it, in which the server's answers to all its
             clients are watched: failures may not rise. 0: they are not watched.
         tell: is told each step.
-        action: `promote` or `rollback`, for the history.
+        action: `promote`; or `rollback`: nothing is compared, one worker is enough, and probes that
+            fail are only told.
     """
 
     server: Server
     model: str
     version: str
-    sources: list[Source] = field(default_factory=list)
+    sources: list[Source]
     tolerance: float = TOLERANCE
     probes: int = PROBES
     watch: float = WATCH

@@ -71,7 +71,7 @@ class Server:
         """Return what releases.toml says of a model.
 
         Raises:
-            ReleasesError: nothing.
+            ReleasesError: it has no table of that model.
         """
         for release in self.releases:
             if release.model == model:

@@ -64,7 +64,7 @@ def hasten(version: str) -> None:
 
 
 def _is_no_complaint(record: logging.LogRecord) -> bool:
-    """Tell whether a line is not about a body that is no JSON or text, as its sender says it is.
+    """Keep every line but those about a body that can't be decoded as what its sender calls it.
 
     Such a line comes with a traceback of a dozen more: whoever sends nonsense could fill the log.
     The sender gets an answer that tells what is wrong.

@@ -21,11 +21,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import model
-from classifier import archive, bundle
+from classifier import archive, bundle, config, promotion, shadow, warmup
 from classifier.errors import ArchiveError, InputError
 from classifier.store import check, sha256
+from handler import classifier_handler, keep
 from model.engine_torch import TorchEngine
 from model.net import Net
+from model.weights import INT8
 
 from .conftest import with_engine
 from .images import encode, sample
@@ -362,3 +364,12 @@ def test_runs_the_archived_code_and_two_versions_at_once(store: Path, project: P
     expected = original.probabilities(pixels)[:, ::-1]
     assert (changed.probabilities(pixels) == expected).all()
     assert (original.probabilities(pixels)[:, ::-1] == expected).all()
+
+
+def test_the_tool_and_what_it_archives_mean_the_same() -> None:
+    """Neither can import the other: an archive travels alone, and an image has no handler/."""
+    assert config.THREADS == classifier_handler.THREADS
+    assert config.KEEP == keep.KEEP
+    told = {*warmup.HEADERS, *promotion.HEADERS, *shadow.HEADERS} - {"Content-Type"}
+    assert told == classifier_handler.NOBODYS
+    assert archive.INT8 == INT8

@@ -87,7 +87,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, old: Side, new: Side, tolerance: fl
     """Return why a promotion is refused by what a comparison finds; nothing where it is not."""
     found = Comparison(10, old, new, agreement=1.0)
     monkeypatch.setattr(comparison, "compare", lambda *_: found)
-    change = Promotion(mock.MagicMock(), "cifar10", "2.0", tolerance=tolerance)
+    change = Promotion(mock.MagicMock(), "cifar10", "2.0", [], tolerance)
     try:
         change._compare(Release("cifar10", "1.0", ("1.0",)))
     except ServerError as error:
@@ -133,7 +133,7 @@ def test_failures_may_not_rise_with_the_switch(
     before: Answered | None, after: Answered | None, message: str
 ) -> None:
     told: list[str] = []
-    change = Promotion(mock.MagicMock(), "cifar10", "2.0", tell=told.append)
+    change = Promotion(mock.MagicMock(), "cifar10", "2.0", [], tell=told.append)
     if message:
         with pytest.raises(ServerError, match=message):
             change._check(before, after)

@@ -422,6 +422,6 @@ def test_who_goes_back_is_in_a_hurry(
     server.management.versions.return_value = {"1.0": 1}
     monkeypatch.setattr(rollout, "scale", lambda *arguments: asked.append(arguments[-1]))
     monkeypatch.setattr("classifier.promotion.warm_up", lambda *_: None)
-    back = Promotion(server, "cifar10", "1.0", tell=lambda _: None, action=action)
+    back = Promotion(server, "cifar10", "1.0", [], tell=lambda _: None, action=action)
     back._bring_up(Release("cifar10", "2.0", ("1.0", "2.0"), workers=2), is_new=False)
     assert asked == [enough]

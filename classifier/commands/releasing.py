@@ -156,7 +156,6 @@ def rollback(context: typer.Context, model: Model = "", as_json: AsJson = False)
         model,
         before,
         promotion.checks(None),
-        tolerance=1.0,
         watch=0,  # whoever goes back is in a hurry
         tell=partial(typer.echo, err=as_json),
         action="rollback",

@@ -215,5 +215,6 @@ def _fail(_: Request, error: Exception) -> Response:
 
 
 def _error(status: int, message: str) -> Response:
-    body = {"code": status, "type": HTTPStatus(status).phrase, "message": message}
+    kind = HTTPStatus(status).phrase.title().replace(" ", "") + "Exception"
+    body = {"code": status, "type": kind, "message": message}
     return JSONResponse(body, status)

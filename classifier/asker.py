@@ -5,7 +5,7 @@
     503  the queue is full, or no worker is ready       yes
     507  a worker died, or is out of memory             yes
     500  a worker died, or took too long                yes
-    502, 504  from a proxy before the server            yes
+    408, 429, 502, 504  from a proxy before the server  yes
     400, 401, 403  the token is missing or wrong        once, where the token comes from a function
                                                         that has another one by now
     any other 4xx: the request is at fault              no
@@ -46,11 +46,13 @@ from .prediction import Prediction
 from .tokens import TokenAuth, is_refused
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from typing import Any
+    from typing import Any, TypeVar
 
     from .prediction import Found
 
+    C = TypeVar("C", httpx.Client, httpx.AsyncClient)
     Token = str | Callable[[], str] | None
     OnRetry = Callable[[str], None] | None
     Input = bytes | InputError
@@ -69,7 +71,9 @@ TOGETHER = 16
 TOGETHER_BYTES = 2**20
 """Bytes of pictures that go in one request, at most; a larger picture goes alone."""
 FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0  # seconds
-ON_THE_WAY = {502, 503, 504}
+IN_GOOD_TIME = 10.0
+"""Seconds in which a server shall answer all that is under way, well within TIMEOUT."""
+ON_THE_WAY = {408, 429, 502, 503, 504}
 """Statuses of requests that no worker has seen; they may be gone when the same is asked again."""
 OUT_OF_MEMORY = 507
 """A worker's; it may be gone, too."""
@@ -135,19 +139,33 @@ class Asker:
         headers: Mapping[str, str] | None,
         trust_env: bool,
     ) -> None:
-        self.url, self.model = url.rstrip("/"), model
         if not _is_address(url):
             raise InputError(f"{url!r} is no address: write it as http://127.0.0.1:8080")
+        # As messages name it: they go into logs and results, where no password belongs.
+        self.url = str(httpx.URL(url).copy_with(username=None, password=None)).rstrip("/")
+        self.model = model
         self.deadline, self.timeout = deadline, timeout
         self._on_retry = on_retry
         self.connection: dict[str, Any] = {
-            "base_url": self.url,
+            "base_url": url.rstrip("/"),
             "headers": headers,
             "auth": TokenAuth(partial(_token, token)) if token else None,
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS),
             # A proxy of the environment can't reach this machine's loopback.
             "trust_env": trust_env and urlsplit(url).hostname not in LOOPBACK,
+            "verify": _trusted() if urlsplit(url).scheme == "https" else True,
         }
+
+    def open(self, kind: Callable[..., C]) -> C:
+        """Return a client of httpx, of the one kind or the other.
+
+        Raises:
+            InputError: the environment names a proxy that httpx can't use.
+        """
+        try:
+            return kind(**self.connection)
+        except (ImportError, ValueError) as error:
+            raise InputError(f"the environment's proxy can't be used: {error}") from None
 
     def question(self, images: Sequence[bytes], version: str | None) -> Question:
         """Return what is asked now: it may take the whole deadline."""
@@ -236,8 +254,11 @@ class Asker:
     def failure(self, error: httpx.HTTPError) -> Exception:
         """Return what it means that a request failed."""
         said = f"{self.url} gives no answer: {str(error) or type(error).__name__}"
-        is_passing = isinstance(error, httpx.TransportError)
-        return PassingError(said) if is_passing else UnavailableError(said)
+        if "CERTIFICATE_VERIFY_FAILED" in said:
+            said += " (SSL_CERT_FILE may name the file of a certificate to trust)"
+        elif isinstance(error, httpx.TransportError):
+            return PassingError(said)
+        return UnavailableError(said)
 
     def give_up(self, error: PassingError) -> UnavailableError:
         """Return what it means that a failure has not passed."""
@@ -249,6 +270,13 @@ def _is_address(url: str) -> bool:
         return httpx.URL(url).scheme in ("http", "https")
     except httpx.InvalidURL:  # as for a port that is no number
         return False
+
+
+def _trusted() -> ssl.SSLContext:
+    """Return what vouches for servers: the authorities of the system, and those of httpx."""
+    context = httpx.create_ssl_context()
+    context.load_default_certs()
+    return context
 
 
 def _token(token: str | Callable[[], str]) -> str:
@@ -265,13 +293,29 @@ def _instances(images: Sequence[bytes]) -> bytes:
     return json.dumps({"instances": instances}).encode()
 
 
-def grouped(inputs: Iterable[Input]) -> Iterator[list[Input]]:
+class Pace:
+    """How many pictures go in one request, at most.
+
+    AT_ONCE requests are under way, and a server that gathers them answers none before all. So the
+    first one goes alone, and tells how many a slow net answers in good time.
+    """
+
+    def __init__(self) -> None:
+        self.together = TOGETHER
+
+    def learn(self, pictures: int, seconds: float) -> None:
+        """Take note of how long so many pictures took."""
+        answered = pictures / max(seconds, 1e-3) * IN_GOOD_TIME
+        self.together = max(1, min(TOGETHER, int(answered / AT_ONCE)))
+
+
+def grouped(inputs: Iterable[Input], pace: Pace) -> Iterator[list[Input]]:
     """Yield what goes in one request."""
     some: list[Input] = []
     size = 0
     for one in inputs:
         more = len(one) if isinstance(one, bytes) else 0
-        if some and (len(some) == TOGETHER or size + more > TOGETHER_BYTES):
+        if some and (len(some) >= pace.together or size + more > TOGETHER_BYTES):
             yield some
             some, size = [], 0
         some.append(one)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import weakref
 from collections import deque
 from dataclasses import replace
@@ -23,6 +24,7 @@ from .asker import (
     DEADLINE,
     TIMEOUT,
     Asker,
+    Pace,
     PassingError,
     failed,
     grouped,
@@ -77,7 +79,7 @@ class Client:
         trust_env: bool = True,
     ) -> None:
         self._asker = Asker(url, model, token, deadline, timeout, on_retry, headers, trust_env)
-        self._http = httpx.Client(**self._asker.connection)
+        self._http = self._asker.open(httpx.Client)
         weakref.finalize(self, self._http.close)
 
     @overload
@@ -121,14 +123,18 @@ class Client:
         Raises:
             TokenError: the token is missing, wrong or expired.
         """
-        abandoned = Event()
+        abandoned, pace = Event(), Pace()
         ask = partial(self._ask_together, version=version, abandoned=abandoned)
-        with (
-            contextlib.closing(in_order(to_input, pictures, AT_ONCE)) as inputs,
-            contextlib.closing(in_order(ask, grouped(inputs), AT_ONCE, abandoned.set)) as answers,
-        ):
-            for found in answers:
+        with contextlib.closing(in_order(to_input, pictures, AT_ONCE)) as inputs:
+            groups = grouped(inputs, pace)
+            for first in islice(groups, 1):
+                begin = time.monotonic()
+                found = ask(first)
+                pace.learn(len(first), time.monotonic() - begin)
                 yield from found
+            with contextlib.closing(in_order(ask, groups, AT_ONCE, abandoned.set)) as answers:
+                for found in answers:
+                    yield from found
 
     def _ask_together(
         self, inputs: Sequence[Input], version: str | None, abandoned: Event
@@ -199,7 +205,7 @@ class AsyncClient:
         trust_env: bool = True,
     ) -> None:
         self._asker = Asker(url, model, token, deadline, timeout, on_retry, headers, trust_env)
-        self._http = httpx.AsyncClient(**self._asker.connection)
+        self._http = self._asker.open(httpx.AsyncClient)
 
     @overload
     async def predict(self, pictures: Picture, version: str | None = None) -> Prediction: ...
@@ -221,16 +227,25 @@ class AsyncClient:
         self, pictures: Iterable[Picture], version: str | None = None
     ) -> AsyncGenerator[Found]:
         """Classify many pictures, as `Client.predict_each` does."""
-        rest = grouped(map(to_input, pictures))
+        pace = Pace()
+        groups = grouped(map(to_input, pictures), pace)
+        read = partial(asyncio.to_thread, next, groups, None)  # files are read, images encoded
+        if (first := await read()) is None:
+            return
+        begin = time.monotonic()
+        found = await self._ask_together(first, version)
+        pace.learn(len(first), time.monotonic() - begin)
+        for one in found:
+            yield one
         asked: deque[asyncio.Task[list[Found]]] = deque()
         try:
             while True:
-                for some in islice(rest, AT_ONCE - len(asked)):
+                while len(asked) < AT_ONCE and (some := await read()) is not None:
                     asked.append(asyncio.create_task(self._ask_together(some, version)))
                 if not asked:
                     return
-                for found in await asked.popleft():
-                    yield found
+                for one in await asked.popleft():
+                    yield one
         finally:
             for task in asked:
                 task.cancel()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import predict
-from .errors import PredictionError
+from .errors import PredictionError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,16 +107,31 @@ def compare(
         PredictionError: the new version has no answer to any of them. (The old one may have none:
             then the new one is what is needed.)
     """
-    tally, outcomes, seconds = Tally(names), [], []
+    tally, outcomes, seconds = Tally(names), list[list[predict.Outcome]](), list[float]()
     for predictor in predictors:
         begin = time.perf_counter()
-        outcomes.append(list(predict.one_by_one(predictor, sources)))
+        is_old = not outcomes
+        outcomes.append(_ask_all(predictor, sources, may_be_gone=is_old))
         seconds.append(time.perf_counter() - begin)
     if all(outcome.prediction is None for outcome in outcomes[1]):
         raise PredictionError(f"{names[1]} has no answer to any picture: {outcomes[1][0].error}")
     for old, new in zip(*outcomes, strict=True):
         tally.add(old, new)
     return tally.result(*seconds)
+
+
+def _ask_all(predictor: Predict, sources: Sequence[Source], may_be_gone: bool) -> list[Outcome]:
+    """Return what came of each picture; where nobody answers any more, the rest has no answer."""
+    outcomes: list[Outcome] = []
+    try:
+        for outcome in predict.one_by_one(predictor, sources):
+            outcomes.append(outcome)
+    except UnavailableError as error:
+        if not may_be_gone:
+            raise
+        rest = sources[len(outcomes) :]
+        outcomes += [predict.Outcome(source, error=str(error), is_gone=True) for source in rest]
+    return outcomes
 
 
 class Tally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import sys
 from dataclasses import dataclass
@@ -43,13 +44,19 @@ class Source:
             InputError: it can't be read.
         """
         if self.name == STDIN:
-            return sys.stdin.buffer.read()
+            return _stdin()
         if is_address(self.name):
             return _download(self.name)
         try:
             return Path(self.name).read_bytes()
         except OSError as error:
             raise InputError(f"{self.name} can't be read: {error.strerror}") from None
+
+
+@functools.cache
+def _stdin() -> bytes:
+    """Read what is piped in: once, for each `-` means the same picture."""
+    return sys.stdin.buffer.read()
 
 
 def find(names: Iterable[str]) -> list[Source]:
@@ -122,6 +129,8 @@ def is_hidden(path: Path, folder: Path) -> bool:
 
 def _find(name: str) -> Iterator[Source]:
     path = Path(name)
+    if name == STDIN:
+        _stdin()  # here, where Ctrl-C can end it: who waits for a thread can't be interrupted
     if name == STDIN or is_address(name) or path.is_file():
         yield Source(name)
     elif path.is_dir():
@@ -157,5 +166,5 @@ def _download(address: str) -> bytes:
                 if len(data) > MOST_BYTES:
                     raise InputError(f"{address} is larger than {MOST_BYTES // 2**20} MiB")
             return bytes(data)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError) as error:  # the last for a SOCKS proxy
         raise InputError(f"{address} can't be had: {error or type(error).__name__}") from None

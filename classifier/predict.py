@@ -140,5 +140,5 @@ def as_csv(outcome: Outcome) -> str:
         else ["", "", "", outcome.error]
     )
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([outcome.source.name, *told])
-    return line.getvalue()
+    csv.writer(line).writerow([outcome.source.name, *told])
+    return line.getvalue().removesuffix("\r\n")  # by its line's end it knows what to quote

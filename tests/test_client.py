@@ -9,7 +9,9 @@ import io
 import itertools
 import json
 import re
+import ssl
 import struct
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -189,6 +191,8 @@ PASSING = {
     "worker too slow": error(500, "Worker did not respond in time"),
     "proxy": error(502, "Bad Gateway"),
     "slow proxy": error(504, "Gateway Timeout"),
+    "a proxy's limit": error(429, "Too Many Requests"),
+    "a proxy's patience": error(408, "Request Timeout"),
     "hung up": None,
 }
 LASTING = {
@@ -228,6 +232,58 @@ def test_failures_that_pass_are_asked_again(
 def test_what_is_no_address_is_told(url: str) -> None:
     with pytest.raises(InputError, match="is no address: write it as http://"):
         Client(url)
+
+
+def test_a_password_in_the_address_is_sent_and_not_told(
+    scripted: Callable[[Script], Scripted],
+) -> None:
+    server = scripted([error(400, "not an image")])
+    with (
+        Client(server.url.replace("//", "//user:secret@")) as client,
+        pytest.raises(InputError) as caught,
+    ):
+        client.predict(b"x")
+    assert server.tokens == ["Basic " + base64.b64encode(b"user:secret").decode()]
+    assert str(caught.value) == f"{server.url} answers 400: not an image"
+
+
+def test_a_proxy_that_can_not_be_used_is_told(
+    monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    for proxy in ("socks://127.0.0.1:1", "ftp://127.0.0.1:1"):
+        monkeypatch.setenv("ALL_PROXY", proxy)
+        for kind in (Client, AsyncClient):
+            with pytest.raises(InputError, match="the environment's proxy can't be used"):
+                kind(f"http://127.0.0.2:{free_port}")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate of localhost that nobody vouches for, and its key."""
+    path = tmp_path / "localhost.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    command += f" -addext subjectAltName=DNS:localhost -keyout {path} -out {tmp_path}/public.pem"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    path.write_text(path.read_text() + (tmp_path / "public.pem").read_text())
+    return path
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_who_vouches_for_a_server_may_be_the_systems_own(
+    scripted: Callable[[Script], Scripted],
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_async: bool,
+) -> None:
+    server = scripted([ANSWER])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server.server.socket = context.wrap_socket(server.server.socket, server_side=True)
+    url = f"https://localhost:{server.server.server_port}"
+    with pytest.raises(UnavailableError, match="SSL_CERT_FILE may name"):
+        ask(url, is_async)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert ask(url, is_async).label == "cat"
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -347,6 +403,39 @@ def test_many_small_pictures_go_together(
     assert labels == [str(number) for number in range(1000)]
     assert server.asked == 63
     assert {one.version for one in found if isinstance(one, Prediction)} == {"1.0"}
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_of_a_slow_net_fewer_are_asked_at_once(
+    scripted: Callable[[Script], Scripted], monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    """Else none of all that is under way would be answered in time."""
+
+    def slowly(body: bytes) -> Answer:
+        answer = each(body)
+        time.sleep(0.02 * len(answer[1].get("predictions", "x")))
+        return answer
+
+    monkeypatch.setattr("classifier.asker.IN_GOOD_TIME", 1.0)  # 50 pictures, or fewer
+    server = scripted(slowly)
+    found = ask_each(server.url, [b"%d" % number for number in range(40)], is_async)
+    assert [one.label for one in found if isinstance(one, Prediction)] == list(map(str, range(40)))
+    first, *rest = (body.count(b"b64") or 1 for body in server.bodies)
+    assert first == 16
+    assert max(rest) <= 3
+    assert sum(rest) == 24
+
+
+def test_pictures_are_read_beside_the_event_loop(scripted: Callable[[Script], Scripted]) -> None:
+    server, threads = scripted(each), []
+
+    def pictures() -> Iterator[bytes]:
+        for number in range(40):
+            threads.append(threading.current_thread())
+            yield b"%d" % number
+
+    assert len(ask_each(server.url, pictures(), is_async=True)) == 40
+    assert threading.main_thread() not in threads
 
 
 @pytest.mark.parametrize("is_async", [False, True])

@@ -146,8 +146,9 @@ def test_predict_takes_addresses_patterns_and_standard_input(
     assert f"{absent} answers 404" in said.stderr
     said = classifier(*shared_deployment.options, "predict", "--json", str(photos / "0*.png"))
     assert len(said.stdout.splitlines()) == 5
-    said = classifier(*shared_deployment.options, "predict", "-", stdin=SAMPLE)
-    assert said.stdout.split() == ["cat", said.stdout.split()[1], "-"]
+    said = classifier(*shared_deployment.options, "predict", "-", "-", stdin=SAMPLE)
+    row = ["cat", said.stdout.split()[1], "-"]
+    assert said.stdout.split() == [*row, *row], "each means the same picture"
 
 
 def test_who_waits_for_a_server_is_told_why_and_may_go(free_port: int) -> None:

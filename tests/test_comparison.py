@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import struct
 from dataclasses import astuple, replace
@@ -13,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier import comparison, comparison_page
+from classifier import comparison, comparison_page, predict
 from classifier.answered import Answered
 from classifier.comparison import Comparison, Side, Tally
-from classifier.errors import ServerError
+from classifier.errors import ServerError, UnavailableError
 from classifier.pictures import Source
 from classifier.predict import Outcome
 from classifier.prediction import Prediction
@@ -187,3 +188,26 @@ def test_a_report_shows_pictures_as_they_were_seen(tmp_path: Path) -> None:
     assert drawn(tmp_path / "plain.jpg").getpixel((0, 0))[0] > 250  # type: ignore[index]
     (tmp_path / "none.png").write_bytes(b"none")
     assert comparison_page._data(str(tmp_path / "none.png")) == ""
+
+
+def test_the_old_version_may_be_gone_and_the_new_one_not() -> None:
+    def gone(_: bytes) -> Prediction:
+        raise UnavailableError("no answer")
+
+    def answers(_: bytes) -> Prediction:
+        return Prediction({"cat": 0.9}, "2.0")
+
+    sources = [Source("samples/cat.jpg", "cat")] * 100
+    found = comparison.compare(("1.0", "2.0"), (gone, answers), sources)
+    assert (found.old.failed, found.new.failed) == (100, 0)
+    assert found.new.accuracy == 1
+    with pytest.raises(UnavailableError, match="no answer to 32 pictures in turn"):
+        comparison.compare(("1.0", "2.0"), (answers, gone), sources)
+
+
+def test_a_line_of_csv_is_one_picture_whatever_its_name() -> None:
+    outcomes = [outcome("cat", name=name) for name in ("a\nb.png", "a\rb.png", 'a,"b".png')]
+    text = "\r\n".join(map(predict.as_csv, outcomes))
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert [row[0] for row in rows] == [one.source.name for one in outcomes]
+    assert {len(row) for row in rows} == {5}

@@ -145,7 +145,7 @@ class Asker:
         self.url = str(httpx.URL(url).copy_with(username=None, password=None)).rstrip("/")
         self.model = model
         self.deadline, self.timeout = deadline, timeout
-        self._on_retry = on_retry
+        self._on_retry, self._abandoned = on_retry, Event()
         self.connection: dict[str, Any] = {
             "base_url": url.rstrip("/"),
             "headers": headers,
@@ -170,7 +170,12 @@ class Asker:
     def question(self, images: Sequence[bytes], version: str | None) -> Question:
         """Return what is asked now: it may take the whole deadline."""
         end = time.monotonic() + self.deadline
-        return Question(images, version, end, until=end)
+        return Question(images, version, end, end, self._abandoned)
+
+    def abandon(self) -> None:
+        """Ask again no more what is asked now: nobody waits for the answers."""
+        abandoned, self._abandoned = self._abandoned, Event()
+        abandoned.set()
 
     def request(self, question: Question) -> dict[str, Any]:
         """Return what `httpx.Client.put` shall send, and how long it may take."""

@@ -174,6 +174,10 @@ class Client:
             raise asker.failure(error) from None
         return asker.read(answer, len(question.images))
 
+    def abandon(self) -> None:
+        """Ask again no more what other threads ask now, for nobody waits: it ends soon."""
+        self._asker.abandon()
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()

@@ -13,7 +13,7 @@ from . import predict
 from .errors import PredictionError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .pictures import Source
     from .predict import Outcome, Predict
@@ -94,7 +94,10 @@ class Comparison:
 
 
 def compare(
-    names: tuple[str, str], predictors: tuple[Predict, Predict], sources: Sequence[Source]
+    names: tuple[str, str],
+    predictors: tuple[Predict, Predict],
+    sources: Sequence[Source],
+    hurry: Callable[[], object] = lambda: None,
 ) -> Comparison:
     """Ask two versions the same pictures, one version after the other.
 
@@ -102,6 +105,7 @@ def compare(
         names: of the old and the new version.
         predictors: what classifies by each.
         sources: the pictures; their labels count where all have one.
+        hurry: as that of `predict.one_by_one`.
 
     Raises:
         PredictionError: the new version has no answer to any of them. (The old one may have none:
@@ -111,7 +115,7 @@ def compare(
     for predictor in predictors:
         begin = time.perf_counter()
         is_old = not outcomes
-        outcomes.append(_ask_all(predictor, sources, may_be_gone=is_old))
+        outcomes.append(_ask_all(predictor, sources, hurry, may_be_gone=is_old))
         seconds.append(time.perf_counter() - begin)
     if all(outcome.prediction is None for outcome in outcomes[1]):
         raise PredictionError(f"{names[1]} has no answer to any picture: {outcomes[1][0].error}")
@@ -120,11 +124,13 @@ def compare(
     return tally.result(*seconds)
 
 
-def _ask_all(predictor: Predict, sources: Sequence[Source], may_be_gone: bool) -> list[Outcome]:
+def _ask_all(
+    predictor: Predict, sources: Sequence[Source], hurry: Callable[[], object], may_be_gone: bool
+) -> list[Outcome]:
     """Return what came of each picture; where nobody answers any more, the rest has no answer."""
     outcomes: list[Outcome] = []
     try:
-        for outcome in predict.one_by_one(predictor, sources):
+        for outcome in predict.one_by_one(predictor, sources, hurry):
             outcomes.append(outcome)
     except UnavailableError as error:
         if not may_be_gone:

@@ -18,7 +18,7 @@ def in_order(
     function: Callable[[A], B],
     items: Iterable[A],
     at_once: int,
-    hurry: Callable[[], None] = lambda: None,
+    hurry: Callable[[], object] = lambda: None,
 ) -> Generator[B]:
     """Yield what a function makes of each item, in order, from so many threads.
 

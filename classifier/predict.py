@@ -58,12 +58,15 @@ def each(predict_each: PredictEach, sources: Sequence[Source]) -> Iterator[Outco
         yield from _while_there(itertools.starmap(_outcome, zip(sources, found, strict=True)))
 
 
-def one_by_one(predict: Predict, sources: Sequence[Source]) -> Iterator[Outcome]:
+def one_by_one(
+    predict: Predict, sources: Sequence[Source], hurry: Callable[[], object] = lambda: None
+) -> Iterator[Outcome]:
     """Classify pictures, each in a request of its own; yield what came of each, and its time.
 
     Args:
         predict: that of a client or of an archive.
         sources: the pictures.
+        hurry: is called when nobody waits for what is still asked, such as `Client.abandon`.
 
     Raises:
         UnavailableError: so many pictures in turn got no answer from a server that has gone.
@@ -75,7 +78,7 @@ def one_by_one(predict: Predict, sources: Sequence[Source]) -> Iterator[Outcome]
         except InputError as error:
             return _outcome(source, error)
 
-    with contextlib.closing(in_order(one, sources, CONNECTIONS)) as outcomes:
+    with contextlib.closing(in_order(one, sources, CONNECTIONS, hurry)) as outcomes:
         yield from _while_there(outcomes)
 
 

@@ -169,6 +169,7 @@ class Promotion:
                     lambda image: client.predict(image, self.version),
                 ),
                 self.sources,
+                client.abandon,
             )
         if found.loss is None:
             self.tell(

@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -312,6 +313,19 @@ def test_asking_again_ends_at_the_deadline(
         ask(server.url, is_async, deadline=4)
     assert caught.value.status == 503
     assert 1 < server.asked < 1000
+
+
+def test_what_nobody_waits_for_is_asked_no_more(scripted: Callable[[Script], Scripted]) -> None:
+    answers: list[Answer] = [PASSING["queue full"]] * 3
+    server = scripted(lambda _: answers[-1])
+    with Client(server.url, deadline=3600) as client, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.predict, b"x")
+        while server.asked < 2:
+            time.sleep(0.01)
+        client.abandon()
+        assert isinstance(asked.exception(timeout=60), UnavailableError)
+        answers.append(ANSWER)
+        assert client.predict(b"x").label == "cat", "what is asked later is asked"
 
 
 @pytest.mark.parametrize("is_async", [False, True])

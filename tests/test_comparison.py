@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import struct
+import threading
 from dataclasses import astuple, replace
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -211,3 +212,18 @@ def test_a_line_of_csv_is_one_picture_whatever_its_name() -> None:
     rows = list(csv.reader(io.StringIO(text, newline="")))
     assert [row[0] for row in rows] == [one.source.name for one in outcomes]
     assert {len(row) for row in rows} == {5}
+
+
+def test_who_interrupts_a_comparison_waits_for_no_answers() -> None:
+    abandoned = threading.Event()
+
+    def answers(image: bytes) -> Prediction:
+        if image == b"last":
+            raise KeyboardInterrupt
+        abandoned.wait()
+        return Prediction({"cat": 0.9}, "2.0")
+
+    sources = [mock.Mock(read=mock.Mock(return_value=data)) for data in (b"last", b"x", b"x")]
+    with pytest.raises(KeyboardInterrupt):
+        comparison.compare(("1.0", "2.0"), (answers, answers), sources, abandoned.set)
+    assert abandoned.is_set()

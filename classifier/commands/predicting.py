@@ -7,7 +7,7 @@ import sys
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from tqdm import tqdm
@@ -73,7 +73,7 @@ def predict(
     reference, names = _split(images, _models(place), elsewhere=server is not None)
     sources = pictures.find(names)
     form = Form.JSON if as_json else form
-    _, predict_each = _predictor(context, reference, local, server, token)
+    predict_each = _predictor(context, reference, local, server, token).predict_each
     if form is Form.CSV:
         typer.echo(predictions.CSV_HEAD)
     failed = _show(predictions.each(predict_each, sources), len(sources), FORMS[form])
@@ -118,8 +118,13 @@ def compare(
     references = [name if ":" in name else f"{models[0]}:{name}" for name in (old, new)]
     sources = pictures.dataset(data)
     pictures.check_classes(sources, place.model_store, references)
-    one, other = (_predictor(context, reference, local)[0] for reference in references)
-    found = comparison.compare((references[0], references[1]), (one, other), sources)
+    one, other = (_predictor(context, reference, local) for reference in references)
+    found = comparison.compare(
+        (references[0], references[1]),
+        (one.predict, other.predict),
+        sources,
+        lambda: (one.hurry(), other.hurry()),
+    )
     if not found.old.rate:
         raise PredictionError(
             f"{references[0]} has no answer to any picture: `classifier predict {references[0]} …` "
@@ -153,14 +158,26 @@ def _split(
     return first, rest
 
 
+class _Predictor(NamedTuple):
+    """What classifies one picture, and each of many.
+
+    Attributes:
+        hurry: is called when nobody waits for what is still asked.
+    """
+
+    predict: Predict
+    predict_each: PredictEach
+    hurry: Callable[[], object] = lambda: None
+
+
 def _predictor(
     context: typer.Context,
     reference: str,
     local: bool,
     url: str | None = None,
     token: str | None = None,
-) -> tuple[Predict, PredictEach]:
-    """Return what classifies by `model[:version]`: one picture, or each of many."""
+) -> _Predictor:
+    """Return what classifies by `model[:version]`."""
     model, _, version = reference.partition(":")
     place = context.obj
     if version == store.LATEST:
@@ -170,7 +187,7 @@ def _predictor(
         defaults = {release.model: release.default for release in releases.read(place.releases)}
         path = store.find(place.model_store, f"{model}:{version or defaults[model]}")
         archived = bundle.load(path)
-        return archived.predict, archived.predict_each
+        return _Predictor(archived.predict, archived.predict_each)
     if url is not None:
         client = Client(url, model, token, on_retry=_told_once())
     else:
@@ -179,9 +196,10 @@ def _predictor(
             raise ServerError("TorchServe is not running: `make serve`, or --local without it")
         client = server.client(model, _told_once())
     context.call_on_close(client.close)
-    return (
+    return _Predictor(
         lambda image: client.predict(image, version or None),
         lambda sources: client.predict_each(sources, version or None),
+        client.abandon,
     )
 
 

@@ -143,8 +143,9 @@ def test_a_server_that_does_not_answer_is_told(deployment: Deployment) -> None:
     deployment.start()
     process = deployment.server.process()
     assert process is not None
-    moved = deployment.place.config.read_text().replace(deployment.management, "http://127.0.0.1:9")
-    deployment.place.config.write_text(moved)
+    generated = deployment.place.generated
+    moved = generated.read_text().replace(deployment.management, "http://127.0.0.1:9")
+    generated.write_text(moved)
     for command in ("serve", "status"):
         failed = classifier(*deployment.options, command)
         assert failed.returncode == 1
@@ -290,11 +291,12 @@ def test_make_takes_its_arguments_from_the_command_line_alone() -> None:
         )
         return done.stdout.strip()
 
-    assert would_run("archive").split() == [".venv/bin/classifier", "archive"]
+    command = [".venv/bin/python", "-m", "classifier"]
+    assert would_run("archive").split() == [*command, "archive"]
     path = "it's a path/net.pth"
     words = shlex.split(would_run("archive", "VERSION=2.0", f"WEIGHTS={path}", "STORE=s"))
     options = ["--version", "2.0", "--weights", path]
-    assert words == [".venv/bin/classifier", "--store", "s", "archive", *options]
+    assert words == [*command, "--store", "s", "archive", *options]
     words = shlex.split(would_run("train", "EPOCHS=3", "OUT=o"))
     assert words[-4:] == ["--epochs", "3", "--out", "o"]
     assert "training.train" in words[-5]

@@ -1,13 +1,13 @@
 """The user's tool: build archives, serve them on TorchServe, and use them in Python.
 
-in Python   client, asker, tokens: a server's answers · bundle: an archive's own
-prediction, pictures, predict, parallel: what goes in, and what comes out
-archives    archive, store · releases, history: which are served, and which were
-a server    server, launch, config, java, place, process, log · warmup, answered
-monitor, readiness, foreground, follow: who watches it
-releasing   management, rollout, promotion, shadow, comparison, comparison_page, listing
-the shell   cli, commands, ui
-besides     stubs: gRPC · atomic, errors
+- In Python: `client`, `asker` and `tokens` for a server's answers, `bundle` for an archive's own;
+  `prediction`, `pictures`, `predict` and `parallel` for what goes in and comes out.
+- Archives: `archive`, `store`; `releases` and `history` say which are served, and which were.
+- A server: `server`, `launch`, `config`, `java`, `place`, `process`, `log`, `warmup`, `answered`;
+  `monitor`, `readiness`, `foreground` and `follow` watch it.
+- Releasing: `management`, `rollout`, `promotion`, `shadow`, `comparison`, `comparison_page`,
+  `listing`.
+- The shell: `cli`, `commands`, `ui`. Besides: `stubs` for gRPC, `atomic`, `errors`.
 """
 
 from .bundle import Classifier, load

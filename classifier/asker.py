@@ -23,13 +23,13 @@ so asking twice does no harm.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import httpx
 import tenacity
@@ -139,10 +139,9 @@ class Asker:
         headers: Mapping[str, str] | None,
         trust_env: bool,
     ) -> None:
-        if not _is_address(url):
-            raise InputError(f"{url!r} is no address: write it as http://127.0.0.1:8080")
+        address = _address(url)
         # As messages name it: they go into logs and results, where no password belongs.
-        self.url = str(httpx.URL(url).copy_with(username=None, password=None)).rstrip("/")
+        self.url = str(address.copy_with(username=None, password=None)).rstrip("/")
         self.model = model
         self.deadline, self.timeout = deadline, timeout
         self._on_retry, self._abandoned = on_retry, Event()
@@ -152,8 +151,8 @@ class Asker:
             "auth": TokenAuth(partial(_token, token)) if token else None,
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS),
             # A proxy of the environment can't reach this machine's loopback.
-            "trust_env": trust_env and urlsplit(url).hostname not in LOOPBACK,
-            "verify": _trusted() if urlsplit(url).scheme == "https" else True,
+            "trust_env": trust_env and address.host not in LOOPBACK,
+            "verify": _trusted() if address.scheme == "https" else True,
         }
 
     def open(self, kind: Callable[..., C]) -> C:
@@ -270,11 +269,12 @@ class Asker:
         return UnavailableError(f"{error} (asked again within {self.deadline:g} s)", error.status)
 
 
-def _is_address(url: str) -> bool:
-    try:
-        return httpx.URL(url).scheme in ("http", "https")
-    except httpx.InvalidURL:  # as for a port that is no number
-        return False
+def _address(url: str) -> httpx.URL:
+    """Return an address in its parts, or raise InputError."""
+    with contextlib.suppress(httpx.InvalidURL):  # as for a port that is no number
+        if (address := httpx.URL(url)).scheme in ("http", "https"):
+            return address
+    raise InputError(f"{url!r} is no address: write it as http://127.0.0.1:8080")
 
 
 def _trusted() -> ssl.SSLContext:

@@ -112,10 +112,9 @@ def compare(
             then the new one is what is needed.)
     """
     tally, outcomes, seconds = Tally(names), list[list[predict.Outcome]](), list[float]()
-    for predictor in predictors:
+    for predictor, may_be_gone in zip(predictors, (True, False), strict=True):
         begin = time.perf_counter()
-        is_old = not outcomes
-        outcomes.append(_ask_all(predictor, sources, hurry, may_be_gone=is_old))
+        outcomes.append(_ask_all(predictor, sources, hurry, may_be_gone))
         seconds.append(time.perf_counter() - begin)
     if all(outcome.prediction is None for outcome in outcomes[1]):
         raise PredictionError(f"{names[1]} has no answer to any picture: {outcomes[1][0].error}")

@@ -23,7 +23,7 @@ from handler import answer
 from model import image as preprocessing
 from training.arrivals import encode
 
-from . import images, load, report
+from . import images, load, page, report
 from .servers import BenchError, Ours
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def budget(small: list[bytes]) -> str:
     cores = cpu_count()
     whole = f"{1e6 * cores / found.rate:.0f}"
     rows.append([f"{cores} cores for {found.rate:,.0f} answers a second", whole])
-    return report.table(["part of a request", "µs"], rows)
+    return page.table(["part of a request", "µs"], rows)
 
 
 def _sum(processes: list[psutil.Process]) -> tuple[float, float]:
@@ -112,7 +112,7 @@ def by_size() -> str:
             row += [f"{1e3 * ours:.3f}", f"{1e3 * full:.3f}", f"{full / ours:.1f}×"]
         rows.append(row)
     head = ["image", "JPEG, ours", "in full", "", "PNG, ours", "in full", ""]
-    return report.table(head, rows)
+    return page.table(head, rows)
 
 
 def _in_full(data: bytes) -> np.ndarray[Any, Any]:
@@ -128,7 +128,7 @@ def by_batch() -> str:
         pixels = np.zeros((batch, 32, 32, 3), np.uint8)
         costs = [1e6 * seconds(partial(engine.probabilities, pixels)) / batch for engine in engines]
         rows.append([str(batch), *(f"{cost:,.0f}" for cost in costs)])
-    return report.table(["batch", "8-bit integers (OpenVINO), µs", "float32 (torch), µs"], rows)
+    return page.table(["batch", "8-bit integers (OpenVINO), µs", "float32 (torch), µs"], rows)
 
 
 def by_versions(small: list[bytes]) -> str:
@@ -141,7 +141,7 @@ def by_versions(small: list[bytes]) -> str:
             found = load.run(it.url, bodies, images.CONTENT_TYPES["raw"], CONNECTIONS, 6)
             costs = [f"{found.rate:,.0f}", f"{it.memory():,.0f}", f"{it.seconds:.1f}"]
             rows.append([str(count), *costs])
-    return report.table(["versions", "answers a second", "memory, MB", "start, s"], rows)
+    return page.table(["versions", "answers a second", "memory, MB", "start, s"], rows)
 
 
 def main() -> int:
@@ -160,7 +160,7 @@ def main() -> int:
         print(f"bench.costs: {error}", file=sys.stderr)
         return 1
     text = "\n\n".join(f"### {title}\n\n{table}" for title, table in sections.items())
-    report.put(Path("docs/benchmarks.md"), "costs", f"{report.machine()}\n\n{text}")
+    page.put(Path("docs/benchmarks.md"), "costs", f"{report.machine()}\n\n{text}")
     print(text)
     return 0
 

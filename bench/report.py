@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from .page import put, table
 from .servers import Ours
 
 if TYPE_CHECKING:
@@ -50,16 +51,6 @@ def _rounds(rows: list[Row]) -> int:
     return len({row["round"] for row in rows})
 
 
-def put(page: Path, name: str, text: str) -> None:
-    """Write a text between a page's marks of that name; what was there is replaced."""
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, found, rest = page.read_text().partition(begin)
-    if not found:
-        raise ValueError(f"{page} has no {begin}")
-    _, _, after = rest.partition(end)
-    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
-
-
 def machine() -> str:
     """Return on what, with what and when it was measured."""
     cpu = next(
@@ -87,11 +78,6 @@ def by(rows: Iterable[Row], **wanted: Any) -> dict[tuple[str, str], list[Row]]:
 def _spread(values: list[float], digits: int = 0) -> str:
     low, high = min(values), max(values)
     return f"{median(values):,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
-
-
-def table(head: list[str], lines: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
 
 
 def _connections(rows: list[Row]) -> list[int]:

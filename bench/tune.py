@@ -25,7 +25,7 @@ from classifier.errors import ClassifierError
 from classifier.place import Place
 from model.image import ImageError, decode
 
-from . import images, load, report
+from . import images, load, page
 from .servers import PEERS, SETTINGS, BenchError, Ours, peer
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def table(trials: list[Trial], best: Trial) -> str:
         ]
         for t in sorted(trials, key=lambda trial: -trial.rate)
     ]
-    return report.table([*head, "alone, p50, ms", ""], rows)
+    return page.table([*head, "alone, p50, ms", ""], rows)
 
 
 def picture(trials: list[Trial], best: Trial) -> Figure:

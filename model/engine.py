@@ -62,10 +62,11 @@ def load(
         has = weights.has_int8(folder) and importlib.util.find_spec("openvino") is not None
         kind = "openvino" if on_cpu and has else "torch"
     if kind == "torch":
-        from .engine_torch import TorchEngine
+        from .engine_torch import CudaEngine, TorchEngine
 
         state = weights.read(folder / weights.WEIGHTS, folder / weights.LOCK)
-        return TorchEngine(weights.fit(state, classes), device, threads if on_cpu else None)
+        net = weights.fit(state, classes)
+        return TorchEngine(net, device, threads) if on_cpu else CudaEngine(net, device)
     if not on_cpu:
         raise EngineError(f"the engine openvino runs on a CPU, not on {device}")
     # It needs no floats, but explanations do: a folder with others is refused now, not then.

@@ -1,16 +1,17 @@
-"""The engine of torch: float32 on a CPU, float16 on CUDA."""
+"""The engines of torch: float32 on a CPU, float16 on CUDA."""
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from . import image
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from .net import Net
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 LARGEST = 64
 """Images that are run at once: what lies between two layers of a thousand would take gigabytes."""
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Batches for which there is a CUDA graph; others are filled up to the next."""
 
 
 class Pipeline(nn.Module):
@@ -34,7 +37,7 @@ class Pipeline(nn.Module):
 
 
 class TorchEngine:
-    """Torch: float32 on a CPU, float16 on CUDA; what others are compared with.
+    """Torch, operation by operation: what others are compared with.
 
     Args:
         net: in evaluation mode.
@@ -52,10 +55,17 @@ class TorchEngine:
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 N×32×32×3 RGB pixels to float32 N×classes probabilities in [0, 1]."""
         parts = torch.tensor(pixels).split(LARGEST)  # a copy: images of PIL are read-only
-        with torch.autocast("cuda", torch.float16, enabled=self.device.type == "cuda"):
-            rows = torch.cat([self.pipeline(part.to(self.device)).cpu() for part in parts])
+        rows = torch.cat([self.run(part.to(self.device)).cpu() for part in parts])
         result: NDArray[np.float32] = rows.numpy()
         return result
+
+    def run(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Map pixels, as above and on the device, to probabilities there."""
+        on_cuda = self.device.type == "cuda"
+        # Nothing is cached: a graph must not know tensors that go when the context ends.
+        with torch.autocast("cuda", torch.float16, enabled=on_cuda, cache_enabled=False):
+            rows: torch.Tensor = self.pipeline(pixels)
+        return rows
 
     def describe(self) -> dict[str, Any]:
         """Tell what runs."""
@@ -65,3 +75,51 @@ class TorchEngine:
             "device": str(self.device),
             "threads": torch.get_num_threads(),
         }
+
+
+class CudaEngine(TorchEngine):
+    """Torch on CUDA, by graphs: a batch is one launch, and not one for each operation.
+
+    Args:
+        net: in evaluation mode, without decisions that depend on what it is shown.
+        device: where it runs: cuda, cuda:0.
+    """
+
+    def __init__(self, net: Net, device: str) -> None:
+        super().__init__(net, device)
+        largest = (SIZES[-1], *image.SHAPE)
+        self.sent = torch.empty(largest, dtype=torch.uint8, pin_memory=True)
+        self.pixels = torch.zeros(largest, dtype=torch.uint8, device=self.device)
+        self.lock = threading.Lock()  # a graph has one input and one output
+        pool = torch.cuda.graph_pool_handle()
+        with torch.inference_mode(), torch.cuda.device(self.device):
+            # The largest first: the others find room in what that one takes.
+            self.graphs = {size: self._capture(size, pool) for size in reversed(SIZES)}
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map uint8 N×32×32×3 RGB pixels to float32 N×classes probabilities in [0, 1]."""
+        parts = [pixels[i : i + SIZES[-1]] for i in range(0, max(1, len(pixels)), SIZES[-1])]
+        with self.lock, torch.inference_mode(), torch.cuda.device(self.device):
+            return np.concatenate([self._replay(part) for part in parts])
+
+    def _replay(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        count = len(pixels)
+        graph, rows = self.graphs[min(size for size in SIZES if size >= count)]
+        self.sent[:count].numpy()[:] = pixels
+        self.pixels[:count].copy_(self.sent[:count], non_blocking=True)
+        graph.replay()
+        result: NDArray[np.float32] = rows[:count].cpu().numpy()  # waits for it
+        return result
+
+    def _capture(self, size: int, pool: Any) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        """Return the graph of a batch, and where it leaves its probabilities."""
+        pixels, graph = self.pixels[:size], torch.cuda.CUDAGraph()
+        aside = torch.cuda.Stream(self.device)
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # first as it is: cuDNN chooses how to compute
+            for _ in range(3):
+                self.run(pixels)
+        torch.cuda.current_stream().wait_stream(aside)
+        with torch.cuda.graph(graph, pool=pool):
+            rows = self.run(pixels)
+        return graph, rows

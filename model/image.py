@@ -5,6 +5,7 @@ Training, the handler and the tests all use it.
 
 from __future__ import annotations
 
+import functools
 import io
 from typing import TYPE_CHECKING
 
@@ -159,5 +160,14 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
     """Scale uint8 N×32×32×3 pixels to what the net takes: float N×3×32×32 in [-1, 1]."""
-    scaled = pixels.float() / 255
-    return ((scaled - scaled.new_tensor(MEAN)) / scaled.new_tensor(STD)).permute(0, 3, 1, 2)
+    mean, std = _statistics(pixels.device)
+    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+@functools.cache
+def _statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return MEAN and STD on a device: once, for a CUDA graph must not wait for a copy."""
+    import torch  # here, for who decodes needs none of it
+
+    with torch.inference_mode(False):  # in training, too
+        return torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)

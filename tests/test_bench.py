@@ -16,7 +16,7 @@ import pytest
 import requests
 
 import bench.__main__ as bench
-from bench import costs, images, load, report, servers, tune
+from bench import costs, images, load, page, report, servers, tune
 from bench.servers import PEERS, PLAIN, SETTINGS, BenchError, Ours, Running, peer
 from bench.tune import Goal, Trial
 from classifier import archive, releases
@@ -162,13 +162,13 @@ def test_what_an_earlier_run_has_sent_is_not_sent_again(tmp_path: Path) -> None:
 
 
 def test_only_what_is_between_the_marks_is_replaced(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("before\n<!-- a -->\nold\n<!-- /a -->\nafter\n")
+    path = tmp_path / "page.md"
+    path.write_text("before\n<!-- a -->\nold\n<!-- /a -->\nafter\n")
     for text in ("new", "newer"):
-        report.put(page, "a", text)
-        assert page.read_text() == f"before\n<!-- a -->\n\n{text}\n\n<!-- /a -->\nafter\n"
+        page.put(path, "a", text)
+        assert path.read_text() == f"before\n<!-- a -->\n\n{text}\n\n<!-- /a -->\nafter\n"
     with pytest.raises(ValueError, match="has no <!-- b -->"):
-        report.put(page, "b", "text")
+        page.put(path, "b", "text")
 
 
 def row(server: str, number: int) -> Row:

@@ -20,7 +20,7 @@ from classifier import archive
 from classifier.errors import ArchiveError
 from model import EngineError, WeightsError, engine_torch
 from model.engine_openvino import SIZES, OpenVinoEngine
-from model.engine_torch import TorchEngine
+from model.engine_torch import CudaEngine, TorchEngine
 from model.net import Net
 from model.weights import INT8, LOCK, WEIGHTS, fit, read
 from training import int8
@@ -193,12 +193,30 @@ def test_auto_takes_integers_where_it_can(folder: Path, monkeypatch: pytest.Monk
 def test_on_a_gpu_auto_takes_floats_and_threads_are_those_of_a_cpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = mock.Mock()
-    monkeypatch.setattr("model.engine_torch.TorchEngine", made)
+    on_cpu, on_cuda = mock.Mock(), mock.Mock()
+    monkeypatch.setattr("model.engine_torch.TorchEngine", on_cpu)
+    monkeypatch.setattr("model.engine_torch.CudaEngine", on_cuda)
     model.load("model", device="cuda:1", threads=3)
-    assert made.call_args.args[1:] == ("cuda:1", None)
+    assert on_cuda.call_args.args[1:] == ("cuda:1",)
     model.load("model", "torch", threads=3)
-    assert made.call_args.args[1:] == ("cpu", 3)
+    assert on_cpu.call_args.args[1:] == ("cpu", 3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_on_a_gpu_any_number_of_images_is_answered_as_on_a_cpu() -> None:
+    on_gpu, on_cpu = model.load("model", device="cuda"), model.load("model", "torch")
+    assert isinstance(on_gpu.engine, CudaEngine)
+    assert on_gpu.engine.describe()["precision"] == "float16"
+    pixels = np.random.default_rng(0).integers(256, size=(600, 32, 32, 3), dtype=np.uint8)
+    expected = on_cpu.probabilities(pixels)
+    for count in (600, 1, 0, 3, 256, 257, 64):  # not in order: what was before leaves no trace
+        found = on_gpu.probabilities(pixels[:count])
+        assert found.shape == (count, 10)
+        assert found.dtype == np.float32
+        assert abs(found - expected[:count]).max(initial=0) < 0.02
+    with ThreadPoolExecutor(8) as pool:
+        rows = list(pool.map(on_gpu.probabilities, [pixels[i : i + 3] for i in range(0, 600, 3)]))
+    assert abs(np.concatenate(rows) - expected).max() < 0.02
 
 
 def test_torch_has_the_threads_that_it_is_given() -> None:

@@ -15,7 +15,7 @@ from classifier import Client, archive
 from model.image import decode
 from training import data, evaluate, train
 from training.data import DataError
-from training.recipe import Recipe, Settling
+from training.recipe import LARGE, Recipe
 
 from .deployment import Deployment
 from .images import encode
@@ -220,11 +220,10 @@ def test_the_recipe_fits_the_number_of_images(count: int) -> None:
     assert recipe.epochs * (count // recipe.batch) >= 2000
     smaller = recipe.batch / Recipe.batch
     assert recipe.peak_rate == pytest.approx(Recipe.peak_rate * smaller)
-    assert recipe.settling.peak_rate == pytest.approx(Settling.peak_rate * smaller)
-    assert recipe.settling.rounds == Settling.rounds
+    assert (recipe.teacher is not None) == (count >= LARGE)
     short = Recipe.for_images(count, epochs=1)
     assert 0 <= short.averaging < 1
-    assert short.settling.rounds == 0, "it does not settle"
+    assert short.teacher is None
 
 
 def test_to_measure_no_training_images_are_needed(tree: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import signal
@@ -15,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save
+from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from model.classifier import read_labels
 from model.engine_torch import TorchEngine
@@ -30,24 +31,22 @@ from training import (
     evaluate,
     experiments,
     int8,
+    jpeg,
     metrics,
     release,
     report,
     train,
 )
-from training.arrivals import as_jpeg
+from training.arrivals import encode
 from training.data import DataError, Dataset, Images
-from training.recipe import Recipe, Settling, one_cycle
-from training.trainer import ResumeError, Trainer
-from training.trainer import _move_half_way as move_half_way
+from training.recipe import RELEASED, Recipe, one_cycle
+from training.trainer import ResumeError, Trainer, has_bfloat16, new_net
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
-RECIPE = Recipe(epochs=2, batch=32, peak_rate=0.05, settling=Settling(rounds=0))
-SETTLING = replace(RECIPE, settling=Settling(rounds=2, epochs=1, peak_rate=0.05))
+RECIPE = Recipe(epochs=2, batch=32, peak_rate=0.05)
+TAUGHT = replace(RECIPE, imitation=1, mixing=0.5, teacher=replace(RECIPE, epochs=1, jpeg=0))
 
 
 def blobs(count: int) -> Images:
@@ -58,23 +57,25 @@ def blobs(count: int) -> Images:
     return Images((noise + 150 * targets.view(-1, 1, 1, 1)).to(torch.uint8), targets)
 
 
-def trainer(recipe: Recipe = RECIPE, kind: type[Trainer] = Trainer) -> Trainer:
-    return kind(recipe, blobs(128), classes=2, device="cpu")
+def trainer(recipe: Recipe = RECIPE, images: Images | None = None, classes: int = 2) -> Trainer:
+    return Trainer(recipe, images or blobs(128), classes, new_net(recipe, classes), "cpu")
+
+
+class Few(nn.Module):
+    """A teacher that takes no time."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm2d(3), nn.Linear(3, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map normalised images, float N×3×32×32, to logits, float N×classes."""
+        logits: torch.Tensor = self.last(self.norm(images).abs().mean((2, 3)))
+        return logits
 
 
 def sha256(trained: Trainer) -> str:
     return str(digest(save(trained.weights()))["sha256"])
-
-
-class InterruptedTrainer(Trainer):
-    """Gets Ctrl-C in its third step, and in the second of its first round of settling."""
-
-    def advance(self) -> tuple[float, float]:
-        """Take a step; in two of them, be interrupted."""
-        result = super().advance()
-        if self.step in (3, 10):
-            signal.raise_signal(signal.SIGINT)
-        return result
 
 
 def test_learns(tmp_path: Path) -> None:
@@ -83,20 +84,41 @@ def test_learns(tmp_path: Path) -> None:
     assert evaluate.accuracy(TorchEngine(fit(trained.weights(), 2)), blobs(40)) == 1.0
 
 
-def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path) -> None:
-    whole = trainer(SETTLING)
-    assert train.run(whole, tmp_path / "whole.pt")
+def test_an_interrupted_run_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "new_teacher", lambda recipe, classes: seeded(recipe, classes))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    dataset = Dataset(("dark", "light"), blobs(128), blobs(40), "val")
+    assert train.train(TAUGHT, dataset, whole)
 
-    checkpoint = tmp_path / "parts.pt"
-    assert not train.run(trainer(SETTLING, InterruptedTrainer), checkpoint)
-    for step in (3, 10):
-        resumed = trainer(SETTLING, InterruptedTrainer)
-        resumed.resume(checkpoint)
-        assert resumed.step == step
-        assert train.run(resumed, checkpoint) is (step == 10)
-    assert sha256(resumed) == sha256(whole)
-    assert resumed.log == whole.log
+    at = {"teacher.pt": 2, "checkpoint.pt": 3}  # the steps in which Ctrl-C comes
+    advance = Trainer.advance
+
+    def interrupted(run: Trainer) -> None:
+        advance(run)
+        if run.steps_per_epoch == 4 and run.step == at[train.CHECKPOINTS[run.teacher is not None]]:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "advance", interrupted)
+        patch.setattr(train, "_seconds_a_step", lambda *_: [0, 0])
+        for name in at:
+            assert not train.train(TAUGHT, dataset, parts)
+            assert torch.load(parts / name)["step"] == at[name]
+    assert train.train(TAUGHT, dataset, parts)
+    first, second = (torch.load(folder / "checkpoint.pt") for folder in (whole, parts))
+    assert torch.equal(first["log"], second["log"])
+    assert (whole / "weights.safetensors").read_bytes() == (
+        parts / "weights.safetensors"
+    ).read_bytes()
     assert sha256(trainer(replace(RECIPE, seed=1))) != sha256(trainer()), "the seed matters"
+
+
+def seeded(recipe: Recipe, classes: int) -> Few:
+    """A teacher with the recipe's random weights."""
+    torch.manual_seed(recipe.seed)
+    return Few(classes)
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
@@ -105,7 +127,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
         trainer(replace(RECIPE, epochs=3)).resume(tmp_path / "checkpoint.pt")
     others = Images(blobs(128).pixels.flip(0), blobs(128).targets)
     with pytest.raises(ResumeError, match="with other images"):
-        Trainer(RECIPE, others, classes=2, device="cpu").resume(tmp_path / "checkpoint.pt")
+        trainer(images=others).resume(tmp_path / "checkpoint.pt")
     (tmp_path / "checkpoint.pt").write_bytes(b"damaged")
     with pytest.raises(ResumeError, match="is damaged"):
         trainer().resume(tmp_path / "checkpoint.pt")
@@ -188,8 +210,8 @@ def test_a_report_that_can_t_be_drawn_loses_no_weights(
 
 def test_the_released_weights_are_of_the_recipe() -> None:
     lock = json.loads(Path("model/weights.lock").read_text())
-    assert lock["recipe"] == json.loads(json.dumps(asdict(Recipe())))
-    assert Recipe.for_images(50_000) == Recipe()
+    assert lock["recipe"] == json.loads(json.dumps(asdict(RELEASED)))
+    assert Recipe.for_images(50_000) == RELEASED
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
@@ -201,59 +223,25 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
     assert rates[24:] == sorted(rates[24:], reverse=True)
 
 
-def test_settles_in_rounds_each_half_way_from_what_was_before(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    trained = trainer(SETTLING)
-    assert [trained.phase(step).round for step in range(16)] == [0] * 8 + [1] * 4 + [2] * 4
-    assert [trained.rate(step) for step in (7, 11, 15)] == [0, 0, 0], "at the end of each"
+def test_a_teacher_is_trained_first_and_learnt_from() -> None:
+    first, second = train.course(TAUGHT, blobs(128), 2)
+    assert second.teacher is first.average, "as it is by then"
+    assert len(list(first.net.parameters())) > len(list(second.net.parameters()))
+    first.advance()
+    kept = [tensor.clone() for tensor in first.average.state_dict().values()]
+    second.advance()
+    assert all(map(torch.equal, kept, first.average.state_dict().values())), "it learns no more"
 
-    seen = []
 
-    def recorded(net: Net, to: Net) -> None:
-        after, before = net.fc1.weight.clone(), to.fc1.weight.clone()
-        move_half_way(net, to)
-        seen.append((before, after, net.fc1.weight.clone()))
-
-    monkeypatch.setattr("training.trainer._move_half_way", recorded)
-    while trained.step < trained.steps:
+def test_the_average_is_over_the_steps() -> None:
+    trained = trainer(replace(RECIPE, averaging=0.75))
+    expected: dict[str, torch.Tensor] = {}
+    for _ in range(3):
         trained.advance()
-    assert len(seen) == 2
-    for before, after, kept in seen:
-        assert not torch.equal(before, after)
-        assert torch.allclose(kept, (before + after) / 2)
-    assert torch.equal(seen[1][0], seen[0][2]), "a round goes on from the one before"
-
-
-def test_a_round_forgets_with_what_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = []
-
-    def recorded(keep: float) -> object:
-        kept.append(keep)
-        return get_ema_multi_avg_fn(keep)
-
-    monkeypatch.setattr("training.trainer.get_ema_multi_avg_fn", recorded)
-    trained = trainer(SETTLING)
-    while trained.step < trained.steps:
-        trained.advance()
-    assert kept == [SETTLING.averaging, *[SETTLING.averaging_in_round(4)] * 2]
-    for count in (40, 300, 5000):
-        recipe = Recipe.for_images(count)
-        steps = recipe.settling.epochs * (count // recipe.batch)
-        assert recipe.averaging_in_round(steps) ** steps < 0.06
-    assert Recipe().averaging_in_round(8 * (49_000 // 256)) == Recipe.averaging
-
-
-def test_settles_on_jpegs_whose_blocks_lie_as_in_those_that_users_send() -> None:
-    settling = Settling(rounds=1, jpeg=1, qualities=(75, 75))
-    noise = torch.randint(256, (32, 32, 32, 3), generator=torch.Generator().manual_seed(0))
-    data = Images(noise.to(torch.uint8), torch.arange(32))
-    trained = Trainer(replace(RECIPE, settling=settling), data, classes=32, device="cpu")
-    images, shown, targets = trained._settling_batch()
-    assert sorted(targets.tolist()) == list(range(32))
-    pixels = ((images / 2 + 0.5) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    expected = np.stack([as_jpeg(image, 75) for image in pixels])
-    assert torch.equal(shown, normalise(torch.from_numpy(expected)))
+        now = {k: v.clone() for k, v in trained.net.state_dict().items() if v.is_floating_point()}
+        expected = {k: torch.lerp(expected.get(k, v), v, 0.25) for k, v in now.items()}
+    found = trained.average.state_dict()
+    assert all(torch.allclose(found[name], value, atol=1e-6) for name, value in expected.items())
 
 
 def test_shifts_move_in_reflections() -> None:
@@ -289,42 +277,63 @@ def test_flips_those_that_are_asked_for() -> None:
 def test_shows_that_share_of_the_images_as_jpeg(share: float, as_jpeg: Sequence[int]) -> None:
     dots = 200 * torch.randint(2, (128, 32, 32, 3), generator=torch.Generator().manual_seed(0))
     images = Images(dots.to(torch.uint8), torch.arange(128))
-    shown, _ = Trainer(
-        replace(RECIPE, jpeg=share, cutout=0), images, classes=2, device="cpu"
-    )._batch()
-    both = normalise(torch.tensor([[[[0, 0, 0], [200, 200, 200]]]], dtype=torch.uint8)).unique()
+    recipe = replace(RECIPE, jpeg=share, cutout=0)
+    images_as_they_are, shown, _ = trainer(recipe, images, 128)._batch()
+    both = torch.tensor([0, 200], dtype=torch.uint8)
+    assert torch.isin(images_as_they_are, both).all()
     assert sum(not torch.isin(image, both).all() for image in shown) in as_jpeg
 
 
-def test_compresses_to_what_looks_alike() -> None:
-    generator = torch.Generator().manual_seed(0)
-    smooth = torch.linspace(0, 255, 32).expand(4, 3, 32, 32).permute(0, 2, 3, 1).to(torch.uint8)
-    changed = augment.compress(smooth, generator)
-    assert changed.dtype == torch.uint8
-    assert changed.shape == smooth.shape
-    assert 0 < (changed.int() - smooth.int()).abs().float().mean() < 8
+@pytest.mark.parametrize("quality", [30, 50, 75, 95])
+@pytest.mark.parametrize("size", [(32, 32), (21, 37)])
+def test_shows_what_comes_out_of_a_jpeg(quality: int, size: tuple[int, int]) -> None:
+    with Image.open("samples/cat.jpg") as photo:
+        small = photo.resize((160, 120))  # of fine detail
+        parts = [small.crop((x, 40, x + size[0], 40 + size[1])) for x in range(0, 120, 8)]
+    images = np.stack([np.asarray(part) for part in parts])
+    files = [encode(image, "JPEG", quality=quality, subsampling="4:2:0") for image in images]
+    expected = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files]).astype(int)
+    planes = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    shown = jpeg.compress(planes, torch.full((len(images),), quality))
+    found = shown.permute(0, 2, 3, 1).numpy()
+    assert abs(expected - images).mean() > 3 * abs(found - expected).mean()
+    assert (abs(found - expected) <= 1).mean() > 0.75
+    assert abs(found - expected).mean() < 1
 
 
-def test_compresses_by_each_quality_of_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = set()
+def test_jpegs_are_of_each_quality_of_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: set[int] = set()
 
-    def recorded(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-        drawn.add(quality)
-        return image
+    def recorded(images: torch.Tensor, qualities: torch.Tensor) -> torch.Tensor:
+        drawn.update(qualities.tolist())
+        return images
 
-    monkeypatch.setattr(augment, "as_jpeg", recorded)
-    augment.compress(blobs(128).pixels, torch.Generator().manual_seed(0), (60, 63))
+    monkeypatch.setattr(augment, "QUALITIES", (60, 63))
+    monkeypatch.setattr(jpeg, "compress", recorded)
+    augment.compress(torch.zeros(128, 3, 32, 32), 0.5, torch.Generator().manual_seed(0))
     assert drawn == {60, 61, 62, 63}
+
+
+def test_blends_that_share_of_the_images_with_their_opposites() -> None:
+    weights = augment.blend(0.25, 4000, torch.Generator().manual_seed(0))
+    blended = weights[weights > 0]
+    assert 900 < len(blended) < 1100
+    assert blended.mean() == pytest.approx(0.5, abs=0.05)
+    rows = torch.tensor([[0.0], [10.0], [20.0], [30.0]])
+    mixed = augment.mix(rows, torch.tensor([[0.0], [0.5], [0.25], [1.0]]))
+    assert mixed.flatten().tolist() == [0, 15, 17.5, 0]
+    images = rows.view(4, 1, 1, 1).expand(4, 3, 2, 2)
+    assert augment.mix(images, torch.ones(4, 1))[0].unique().tolist() == [30]
 
 
 def test_cuts_a_square_out_of_each_image() -> None:
     cut = augment.cut(torch.ones(256, 3, 32, 32), 8, torch.Generator().manual_seed(0))
-    gone = (cut == 0).sum((1, 2, 3)) // 3
+    gone = (cut == augment.BLANK).sum((1, 2, 3)) // 3
     assert gone.max() == 64
     assert gone.min() < 40, "some lie half outside"
     for edge in (cut[:, 0, 0], cut[:, 0, -1], cut[:, 0, :, 0], cut[:, 0, :, -1]):
-        assert 10 < (edge == 0).any(1).sum() < 64, "on each side"
-    assert len({tuple(image[0].argmin(1).tolist()) for image in cut}) > 100
+        assert 10 < (edge == augment.BLANK).any(1).sum() < 64, "on each side"
+    assert len({tuple(image[0].argmax(1).tolist()) for image in cut}) > 100
 
 
 def test_measures_what_is_asked_of_three_labels() -> None:
@@ -441,7 +450,7 @@ def test_results_and_checkpoints_of_other_experiments_are_refused(
         patch.setattr(experiments, "experiment", half_right)
         patch.setattr("sys.argv", ["experiments", "--epochs=3", f"--out={tmp_path}"])
         assert experiments.main() == 0
-        assert "| released | 76 | 50.00% |" in capsys.readouterr().out, "60, and two rounds of 8"
+        assert f"| released | {RELEASED.epochs} | 50.00% |" in capsys.readouterr().out
 
     monkeypatch.setattr("sys.argv", ["experiments", "--epochs=4", f"--out={tmp_path}"])
     assert experiments.main() == 1
@@ -455,9 +464,10 @@ def test_results_and_checkpoints_of_other_experiments_are_refused(
 
 def test_each_experiment_adds_one_thing() -> None:
     recipes = [asdict(recipe) for recipe in experiments.ladder().values()]
-    for before, after in itertools.pairwise(recipes[:-1]):
-        assert sum(before[key] != after[key] for key in before) == 1
-    assert recipes[-1] == asdict(Recipe())
+    for before, after in itertools.pairwise(recipes[:6]):
+        assert sum(before[key] != after[key] for key in before) <= 2  # longer, and averaged longer
+    assert recipes[-1] == asdict(RELEASED)
+    assert [recipe["teacher"] is not None for recipe in recipes] == [False] * 6 + [True] * 2
 
 
 def test_says_where_there_is_no_data(tmp_path: Path) -> None:
@@ -483,24 +493,33 @@ def test_weights_decay_but_norms_and_biases_do_not() -> None:
     assert len(weights["params"] + others["params"]) == len(list(Net(2).parameters()))
 
 
-def test_the_loss_is_of_smoothed_labels_and_in_part_of_what_was_answered_before() -> None:
-    recipe = replace(RECIPE, smoothing=0.2, settling=Settling(rounds=1, epochs=1, imitation=0.25))
-    trained, before = trainer(recipe), Net(2).eval()
-    logits, targets, loss = trained._loss()
-    right = cross_entropy(logits, targets, label_smoothing=0.2)
-    assert loss.item() == pytest.approx(right.item())
-    logits, targets, loss = trained._alike(before)
-    right = cross_entropy(logits, targets, label_smoothing=0.2)
-    alike = cross_entropy(logits, before(trained._settling_batch()[0]).softmax(1))
-    assert loss.item() == pytest.approx(0.75 * right.item() + 0.25 * alike.item(), rel=1e-4)
+@pytest.mark.parametrize(("imitation", "mixing"), [(0, 0), (0.25, 0), (1, 0.5)])
+def test_the_loss_is_of_smoothed_labels_and_of_what_the_teacher_answers(
+    imitation: float, mixing: float
+) -> None:
+    recipe = replace(RECIPE, smoothing=0.2, imitation=imitation, mixing=mixing)
+    teacher = seeded(recipe, 2)
+    trained = Trainer(recipe, blobs(128), 2, new_net(recipe, 2), "cpu", teacher)
+    images, shown, wanted = trained._batch()
+    assert wanted.min() == pytest.approx(0.1)
+    assert mixing == 0 or len(wanted.unique()) > 2
+    torch.manual_seed(0)
+    loss, _ = trained._learn(images, shown, wanted)
+    fresh = new_net(recipe, 2).train()
+    torch.manual_seed(0)
+    logits = fresh(normalise(shown))
+    answers = teacher(normalise(images)).softmax(1)
+    right, alike = cross_entropy(logits, wanted), cross_entropy(logits, answers)
+    expected = (1 - imitation) * right.item() + imitation * alike.item()
+    assert loss.item() == pytest.approx(expected, rel=1e-2 if has_bfloat16("cpu") else 1e-4)
 
 
 @pytest.mark.parametrize("cutout", [0, 8])
 def test_blanks_as_much_of_each_image_as_the_recipe_says(cutout: int) -> None:
     white = Images(torch.full((128, 32, 32, 3), 255, dtype=torch.uint8), torch.arange(128) % 2)
-    recipe = replace(RECIPE, jpeg=0, cutout=cutout)
-    shown, _ = Trainer(recipe, white, classes=2, device="cpu")._batch()
-    assert int((shown == 0).sum((1, 2, 3)).max()) == 3 * cutout**2
+    images, shown, _ = trainer(replace(RECIPE, jpeg=0, cutout=cutout), white)._batch()
+    assert int((shown == 128).sum((1, 2, 3)).max()) == 3 * cutout**2
+    assert torch.equal(images, shown), "the teacher is shown the same"
 
 
 @pytest.mark.parametrize(("is_whole", "status"), [(True, 0), (False, 130)])
@@ -534,21 +553,15 @@ def test_each_image_is_seen_once_an_epoch_and_mirrored_in_the_next(
 ) -> None:
     monkeypatch.setattr(augment, "SHIFT", 0)
     numbered = Images(blobs(128).pixels, torch.arange(128))
-    trained = Trainer(replace(RECIPE, jpeg=0, cutout=0), numbered, classes=2, device="cpu")
+    trained = trainer(replace(RECIPE, jpeg=0, cutout=0), numbered, 128)
     seen = []
     for _ in range(8):
-        seen.append(trained._batch())
-        trained.log.append((0.0, 0.0))
-    epochs = [
-        {
-            int(t): image
-            for images, targets in part
-            for image, t in zip(images, targets, strict=True)
-        }
-        for part in (seen[:4], seen[4:])
-    ]
+        images, _, wanted = trained._batch()
+        seen.append(dict(zip(wanted.argmax(1).tolist(), images, strict=True)))
+        trained.step += 1
+    epochs = [dict(itertools.chain(*map(dict.items, part))) for part in (seen[:4], seen[4:])]
     assert [len(epoch) for epoch in epochs] == [128, 128]
-    assert all(torch.equal(epochs[0][i], epochs[1][i].flip(2)) for i in range(128))
+    assert all(torch.equal(epochs[0][i], epochs[1][i].flip(1)) for i in range(128))
 
 
 def test_cifar10_comes_in_the_size_that_the_net_takes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,9 +27,9 @@ from . import cifar10, metrics
 from .arrivals import ARRIVALS, arrive
 from .data import DataError, Images, split
 from .evaluate import BATCH, accuracy, probabilities
-from .recipe import Recipe, Settling
-from .train import device, positive, run
-from .trainer import ResumeError, Trainer
+from .recipe import RELEASED, Recipe
+from .train import CHECKPOINTS, course, device, positive, run
+from .trainer import ResumeError
 
 if TYPE_CHECKING:
     from model.net import Net
@@ -40,10 +40,10 @@ SHORT = 8  # epochs of the experiments, but for the last
 
 
 def ladder(epochs: int = SHORT) -> dict[str, Recipe]:
-    """Return recipes by name; each adds one thing to the one before, but for the last.
+    """Return recipes by name; each adds one thing to the one before; the last is the released one.
 
-    That is the released recipe: longer, averaged over more steps, and settled. What the settling
-    alone gives a short run can't tell, since that gains from any further epochs.
+    Args:
+        epochs: of those before `longer`, which has as many as the released recipe.
     """
     plain = Recipe(
         epochs=epochs,
@@ -52,35 +52,46 @@ def ladder(epochs: int = SHORT) -> dict[str, Recipe]:
         averaging=Recipe.for_images(45_000, epochs).averaging,  # has no part in the training
         jpeg=0,
         cutout=0,
-        settling=Settling(rounds=0),
     )
     light = replace(plain, dropout=Recipe.dropout)
     smooth = replace(light, smoothing=Recipe.smoothing)
     jpeg = replace(smooth, jpeg=Recipe.jpeg)
+    cutout = replace(jpeg, cutout=Recipe.cutout)
+    longer = replace(cutout, epochs=RELEASED.epochs, averaging=RELEASED.averaging)
     return {
         "plain": plain,
         "light-dropout": light,
         "label-smoothing": smooth,
         "jpeg": jpeg,
-        "cutout": replace(jpeg, cutout=Recipe.cutout),
-        "released": Recipe(),
+        "cutout": cutout,
+        "longer": longer,
+        "teacher": replace(RELEASED, mixing=0, cutout=longer.cutout),
+        "released": RELEASED,
     }
 
 
 def experiment(recipe: Recipe, train: Images, held_out: Images, out: Path) -> dict[str, Any]:
-    """Train by a recipe, or go on, and return what was found; `out` keeps the checkpoint.
+    """Train by a recipe, or go on, and return what was found.
+
+    Args:
+        recipe: how to train.
+        train: images to train on.
+        held_out: images to measure with.
+        out: keeps the checkpoint; that of a teacher is kept beside it, for all that learn from it.
 
     Raises:
         KeyboardInterrupt: it was interrupted.
     """
-    trainer = Trainer(recipe, train, len(cifar10.LABELS), device())
-    if out.exists():
-        trainer.resume(out)
-    start = time.monotonic()
-    if not run(trainer, out):
-        raise KeyboardInterrupt
+    trainers = course(recipe, train, len(cifar10.LABELS))
+    checkpoints = [out.with_name(CHECKPOINTS[0]), out][-len(trainers) :]
+    for trainer, checkpoint in zip(trainers, checkpoints, strict=True):
+        start = time.monotonic()
+        if checkpoint.exists():
+            trainer.resume(checkpoint)
+        if not run(trainer, checkpoint):
+            raise KeyboardInterrupt
     seconds = time.monotonic() - start
-    average = cast("Net", trainer.average.module)
+    last, average = cast("Net", trainer.net), cast("Net", trainer.average)
     averaged = _engine(average)
     found = probabilities(averaged, held_out.pixels.numpy())
     targets = held_out.targets.numpy()
@@ -91,7 +102,7 @@ def experiment(recipe: Recipe, train: Images, held_out: Images, out: Path) -> di
         "recipe": asdict(recipe),
         "seconds": round(seconds),
         "accuracy": {
-            "last weights": accuracy(_engine(trainer.net), held_out),
+            "last weights": accuracy(_engine(last), held_out),
             "averaged weights": float(right.mean()),
             "averaged weights, statistics anew": accuracy(
                 _engine(_with_statistics_anew(average, train)), held_out
@@ -110,19 +121,13 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     rows = [["recipe", "epochs", *columns], ["---"] * (len(columns) + 2)]
     for name, result in results.items():
         accuracies = [f"{result['accuracy'][column]:.2%}" for column in columns]
-        rows.append([name, str(_epochs(result["recipe"])), *accuracies])
+        rows.append([name, str(result["recipe"]["epochs"]), *accuracies])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _epochs(recipe: dict[str, Any]) -> int:
-    """Return how many epochs a recipe takes in all, its rounds of settling too."""
-    settling = recipe["settling"]
-    return int(recipe["epochs"] + settling["rounds"] * settling["epochs"])
 
 
 def _engine(net: Net) -> TorchEngine:
     """Return what runs a copy of the net, which is not disturbed."""
-    return TorchEngine(copy.deepcopy(net).cpu().eval())
+    return TorchEngine(copy.deepcopy(net).eval(), device())
 
 
 def _arrived(images: Images, how: str) -> Images:
@@ -132,9 +137,9 @@ def _arrived(images: Images, how: str) -> Images:
 
 def _with_statistics_anew(net: Net, images: Images) -> Net:
     """Return a copy of the net whose batch norms hold the statistics of the images."""
-    fresh = copy.deepcopy(net).cpu()
-    pixels = images.pixels
-    update_bn((normalise(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)), fresh)
+    fresh = copy.deepcopy(net)
+    batches = (normalise(pixels.to(device())) for pixels in images.pixels.split(BATCH))
+    update_bn(batches, fresh)
     return fresh
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 FEWEST_STEPS = 2000
 """Steps that a training set is given even if it is small."""
+LARGE = 40_000
+"""A training set of so many images is given a teacher."""
 
 
 def one_cycle(peak: float, warmup: float, step: int, steps: int) -> float:
@@ -23,31 +25,16 @@ def one_cycle(peak: float, warmup: float, step: int, steps: int) -> float:
 
 
 @dataclass(frozen=True)
-class Settling:
-    """What comes after training: rounds in which the net gets used to JPEG.
-
-    Each round goes on from the weights as they are. Most images are shown as JPEGs, whose blocks
-    lie as in those that users send, and the loss is in part how far the answer is from what the
-    net answered before the round to the image itself. What comes of it is averaged, half and
-    half, with the weights before the round.
-    """
-
-    rounds: int = 2
-    epochs: int = 8  # of each round
-    peak_rate: float = 0.05
-    warmup: float = 0.1
-    jpeg: float = 0.7  # the share of images that are shown as JPEGs
-    qualities: tuple[int, int] = (60, 90)
-    imitation: float = 0.5  # the part of the loss
-
-
-@dataclass(frozen=True)
 class Recipe:
-    """How the net is trained. The defaults are those of the released weights.
+    """How a net is trained. The defaults are those of a run without a teacher.
 
     Nesterov SGD with a one-cycle learning rate, weight decay on weights but not on norms and
     biases, label smoothing, flips, reflected shifts, JPEG artefacts and cutout, lighter dropout
-    than the net's own defaults, and an average of the weights over time; then it settles.
+    than the net's own defaults, and an average of the weights over time.
+
+    With a teacher, a larger net that is trained first, the net learns to answer what that one
+    answers (Hinton et al., 2015): to the same view of the same image, over many epochs, and to
+    blends of images (Beyer et al., 2022).
     """
 
     epochs: int = 60
@@ -58,38 +45,46 @@ class Recipe:
     decay: float = 5e-4
     smoothing: float = 0.1
     dropout: tuple[float, float, float, float] = (0.05, 0.05, 0.1, 0.2)
-    jpeg: float = 0.5  # the share of images that are shown as JPEGs of some quality
+    mixing: float = 0  # the share of images that are blended with another one
     cutout: int = 8  # edge, in pixels, of the square that is blanked in each image
+    jpeg: float = 0.5  # the share of images that are shown as JPEGs of some quality
     averaging: float = 0.998  # what the average keeps of itself at each step
-    settling: Settling = Settling()
+    imitation: float = 0  # the part of the loss that is how far the answer is from the teacher's
+    teacher: Recipe | None = None
     seed: int = 0
-
-    def averaging_in_round(self, steps: int) -> float:
-        """Return what the average keeps of itself at each step of a round of settling of so many.
-
-        In a short round it keeps less: at the end of a round some 5 % of the average, at most, are
-        the weights with which the round began, as in those of the released weights.
-        """
-        return max(0.0, min(self.averaging, 1 - 3 / steps))
 
     @classmethod
     def for_images(cls, count: int, epochs: int | None = None) -> Recipe:
-        """Return the recipe for a training set of so many images; for CIFAR-10 the default one.
+        """Return the recipe for a training set of so many images; for CIFAR-10 the released one.
 
-        A small set gets small batches, rates to match, and more epochs where none are asked for;
-        a short run averages over fewer steps, so that its beginning is forgotten, and does not
-        settle.
+        A small set has no teacher, small batches, rates to match, and more epochs where none are
+        asked for. A run of so many epochs has no teacher either; a short one averages over fewer
+        steps, so that its beginning is forgotten.
         """
+        if epochs is None and count >= LARGE:
+            return RELEASED
         batch = min(cls.batch, count, max(16, count // 20))
         steps = count // batch
-        whole = max(cls.epochs, math.ceil(FEWEST_STEPS / steps))
-        epochs = epochs or whole
-        slower = batch / cls.batch
-        rounds = Settling.rounds if epochs >= whole else 0
+        epochs = epochs or max(cls.epochs, math.ceil(FEWEST_STEPS / steps))
         return cls(
             epochs=epochs,
             batch=batch,
-            peak_rate=cls.peak_rate * slower,
+            peak_rate=cls.peak_rate * batch / cls.batch,
             averaging=max(0.0, min(cls.averaging, 1 - 10 / (epochs * steps))),
-            settling=Settling(rounds=rounds, peak_rate=Settling.peak_rate * slower),
         )
+
+
+TEACHER = Recipe(epochs=75, smoothing=0, dropout=(0, 0, 0, 0), jpeg=0)
+"""How the teacher of the released weights was trained."""
+
+RELEASED = Recipe(
+    epochs=160,
+    smoothing=0,
+    dropout=(0, 0, 0, 0),
+    mixing=0.5,
+    cutout=0,
+    jpeg=0.75,
+    imitation=1,
+    teacher=TEACHER,
+)
+"""How the released weights were trained."""

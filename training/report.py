@@ -34,7 +34,7 @@ def write(trainer: Trainer, measured: Metrics, held_out: str, out: Path) -> None
 
 def by_epoch(trainer: Trainer) -> list[dict[str, float]]:
     """Return loss, accuracy (in [0, 1]) and last learning rate of each epoch, in training."""
-    log = np.array(trainer.log).reshape(-1, trainer.steps_per_epoch, 2)
+    log = trainer.log.cpu().numpy().reshape(-1, trainer.steps_per_epoch, 2)
     last = [(i + 1) * trainer.steps_per_epoch - 1 for i in range(len(log))]
     return [
         {"loss": loss, "accuracy": accuracy, "rate": trainer.rate(step)}

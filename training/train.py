@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
@@ -20,14 +21,16 @@ from model.weights import WEIGHTS
 from . import data, release
 from .data import Images
 from .recipe import Recipe
-from .trainer import NetError, ResumeError, Trainer
+from .teacher import new_teacher
+from .trainer import NetError, ResumeError, Trainer, new_net
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from .data import Dataset
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINTS = ("teacher.pt", "checkpoint.pt")
+"""Of a teacher, and of what is released."""
 CHECKPOINT_EVERY = 60.0  # seconds
 CALIBRATION = 50  # one training image of so many is put aside, to calibrate what was trained
 TRIAL_STEPS = 4  # measured before the start, to say how long it will take
@@ -40,22 +43,24 @@ def train(recipe: Recipe, dataset: Dataset, out: Path) -> bool:
         NetError: `model/net.py` holds another net than the project's.
         ResumeError: the folder holds the checkpoint of another run.
     """
-    seconds = _seconds_a_step(recipe, dataset)
     aside = len(dataset.train.targets) // CALIBRATION
     if aside < release.FEWEST:  # too few to be of use
         aside = 0
     images, calibration = data.split(dataset.train, aside, recipe.seed)
-    trainer = Trainer(recipe, images, len(dataset.labels), device())
+    speeds = _seconds_a_step(recipe, images, len(dataset.labels))
+    trainers = course(recipe, images, len(dataset.labels))
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / CHECKPOINT
-    if checkpoint.exists():
-        trainer.resume(checkpoint)
-        print(f"Going on at step {trainer.step} of {trainer.steps} from {checkpoint}")
-    _announce(trainer, dataset, seconds)
-    if not run(trainer, checkpoint):
-        print(f"Interrupted. The same command goes on from {checkpoint}")
-        return False
-    measured = release.write(trainer, dataset, calibration, out)
+    checkpoints = [out / name for name in CHECKPOINTS[-len(trainers) :]]
+    for trainer, checkpoint in zip(trainers, checkpoints, strict=True):
+        if checkpoint.exists():
+            trainer.resume(checkpoint)
+            print(f"Going on at step {trainer.step} of {trainer.steps} from {checkpoint}")
+    _announce(trainers, speeds)
+    for trainer, checkpoint in zip(trainers, checkpoints, strict=True):
+        if not run(trainer, checkpoint):
+            print(f"Interrupted. The same command goes on from {checkpoint}")
+            return False
+    measured = release.write(trainers[-1], dataset, calibration, out)
     print(
         f"{out / WEIGHTS}: {measured.accuracy:.2%} of {measured.images:,} images right "
         f"({dataset.held_out_name}); what to look at is beside it"
@@ -63,19 +68,34 @@ def train(recipe: Recipe, dataset: Dataset, out: Path) -> bool:
     return True
 
 
+def course(recipe: Recipe, images: Images, classes: int) -> list[Trainer]:
+    """Return the runs of a recipe: of its teacher, if it has one, and then its own.
+
+    Raises:
+        NetError: `model/net.py` holds another net than the project's.
+    """
+    net = new_net(recipe, classes)
+    if recipe.teacher is None:
+        return [Trainer(recipe, images, classes, net, device())]
+    new = new_teacher(recipe.teacher, classes)
+    first = Trainer(recipe.teacher, images, classes, new, device())
+    return [first, Trainer(recipe, images, classes, net, device(), first.average)]
+
+
 def run(trainer: Trainer, checkpoint: Path) -> bool:
     """Train to the end with a progress bar, writing checkpoints; False if interrupted."""
     saved = time.monotonic()
-    batch = trainer.recipe.batch
+    batch, epochs = trainer.recipe.batch, trainer.recipe.epochs
     done, total = trainer.step * batch, trainer.steps * batch
     progress = tqdm(total=total, initial=done, unit=" images", unit_scale=True)
     with progress as bar, _interrupts() as interrupted:
         while trainer.step < trainer.steps:
             epoch = trainer.step // trainer.steps_per_epoch + 1
-            bar.set_description(f"epoch {epoch} of {trainer.epochs}", refresh=False)
-            loss, right = trainer.advance()
-            bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{right:.3f}", refresh=False)
-            bar.update(batch)
+            bar.set_description(f"{checkpoint.stem}, epoch {epoch} of {epochs}", refresh=False)
+            trainer.advance()
+            if bar.update(batch):  # it was drawn: to read the log each time makes a GPU wait
+                loss, right = trainer.log[trainer.step - 1].tolist()
+                bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{right:.3f}", refresh=False)
             if interrupted.is_set() or time.monotonic() - saved > CHECKPOINT_EVERY:
                 trainer.save(checkpoint)
                 saved = time.monotonic()
@@ -85,26 +105,38 @@ def run(trainer: Trainer, checkpoint: Path) -> bool:
     return True
 
 
-def _announce(trainer: Trainer, dataset: Dataset, seconds: float) -> None:
+def _announce(trainers: Sequence[Trainer], speeds: Sequence[float]) -> None:
     """Say what will be done, and how long that takes."""
-    left = timedelta(seconds=round(seconds * (trainer.steps - trainer.step)))
-    epochs = "1 epoch" if trainer.epochs == 1 else f"{trainer.epochs} epochs"
+    steps = [trainer.steps - trainer.step for trainer in trainers]
+    seconds = sum(s * count for s, count in zip(speeds, steps, strict=True))
+    epochs = " + ".join(str(trainer.recipe.epochs) for trainer in trainers)
+    whose = "" if len(trainers) == 1 else " (of a teacher, and of the net that learns from it)"
+    last = trainers[-1]
     print(
-        f"{epochs} of {len(trainer.targets):,} images in "
-        f"{len(dataset.labels)} classes on {trainer.device}: about {left} (h:mm:ss) at the speed "
-        f"of the first {TRIAL_STEPS} batches"
+        f"{epochs} epochs{whose} of {len(last.targets):,} images in {last.classes} classes on "
+        f"{last.device}: about {timedelta(seconds=round(seconds))} (h:mm:ss) at the speed of the "
+        f"first {TRIAL_STEPS} batches"
     )
+    if len(trainers) > 1:
+        print(f"EPOCHS={Recipe.epochs} does without a teacher, and takes a small part of that time")
 
 
-def _seconds_a_step(recipe: Recipe, dataset: Dataset) -> float:
-    """Measure some steps of a run that is thrown away; the first one only warms up."""
-    few = Images(*(tensor[: recipe.batch * TRIAL_STEPS] for tensor in dataset.train))
-    trial = Trainer(recipe, few, len(dataset.labels), device())
-    trial.advance()
-    start = time.perf_counter()
-    for _ in range(TRIAL_STEPS):
+def _seconds_a_step(recipe: Recipe, images: Images, classes: int) -> list[float]:
+    """Measure some steps of runs that are thrown away; the first of each only warms up."""
+    few = Images(*(tensor[: recipe.batch * TRIAL_STEPS] for tensor in images))
+    enough = replace(recipe, epochs=TRIAL_STEPS + 1)
+    if recipe.teacher is not None:
+        enough = replace(enough, teacher=replace(recipe.teacher, epochs=TRIAL_STEPS + 1))
+    speeds = []
+    for trial in course(enough, few, classes):
         trial.advance()
-    return (time.perf_counter() - start) / TRIAL_STEPS
+        trial.log.cpu()  # what a GPU was asked for is done
+        start = time.perf_counter()
+        for _ in range(TRIAL_STEPS):
+            trial.advance()
+        trial.log.cpu()
+        speeds.append((time.perf_counter() - start) / TRIAL_STEPS)
+    return speeds
 
 
 def device() -> str:

@@ -11,16 +11,18 @@ import hashlib
 import inspect
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import cross_entropy
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import nn
+from torch.nn.functional import cross_entropy, one_hot
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from model.image import normalise
 from model.net import Net
 
-from .augment import compress, cut, flip, shift
+from .augment import blend, compress, cut, flip, mix, shift
+from .graph import Graph
 from .recipe import one_cycle
 
 if TYPE_CHECKING:
@@ -38,18 +40,19 @@ class NetError(ValueError):
     """The net is another one than the recipe was made for."""
 
 
-class Phase(NamedTuple):
-    """Where a step belongs.
+def new_net(recipe: Recipe, classes: int) -> Net:
+    """Return the net that is served, with random weights, drawn by the recipe's seed.
 
-    Attributes:
-        round: of settling, counted from 1; 0 before.
-        step: its place in the phase, from 0 on.
-        steps: of the phase.
+    Raises:
+        NetError: `model/net.py` holds another net than the project's.
     """
-
-    round: int
-    step: int
-    steps: int
+    if "dropout" not in inspect.signature(Net).parameters:
+        raise NetError(
+            "model/net.py holds a net that this recipe is not made for: train it by code of "
+            "your own, and go on as docs/own-net.md tells"
+        )
+    torch.manual_seed(recipe.seed)
+    return Net(classes, recipe.dropout)
 
 
 class Trainer:
@@ -58,79 +61,101 @@ class Trainer:
     Args:
         recipe: how to train.
         data: the training images.
-        classes: how many outputs the net has.
+        classes: how many of them there are.
+        net: what is trained: normalised images in, float N×3×H×W; logits out, N×classes.
         device: where to train.
-
-    Raises:
-        NetError: `model/net.py` holds another net than the project's.
+        teacher: what it learns from, if anything, of the same classes.
     """
 
-    def __init__(self, recipe: Recipe, data: Images, classes: int, device: str) -> None:
-        if "dropout" not in inspect.signature(Net).parameters:
-            raise NetError(
-                "model/net.py holds a net that this recipe is not made for: train it by code of "
-                "your own, and go on as docs/own-net.md tells"
-            )
-        torch.manual_seed(recipe.seed)
-        self.recipe, self.device = recipe, device
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Images,
+        classes: int,
+        net: nn.Module,
+        device: str,
+        teacher: nn.Module | None = None,
+    ) -> None:
+        self.recipe, self.classes, self.device = recipe, classes, device
         self.pixels, self.targets = data.pixels.to(device), data.targets.to(device)
-        once = self._generator(-1)
-        self.mirrored = torch.rand(len(data.targets), generator=once) < 0.5
-        self.jpegs = compress(data.pixels, once).to(device)
-        self.before: Net | None = None  # the net before this round of settling, if it is one
+        self.mirrored = torch.rand(len(data.targets), generator=self._generator(-1)) < 0.5
         self.images = _fingerprint(data)
-        self.log: list[tuple[float, float]] = []  # loss and accuracy in [0, 1] of each step
         self.steps_per_epoch = len(data.targets) // recipe.batch
-        self.epochs = recipe.epochs + recipe.settling.rounds * recipe.settling.epochs
-        self.steps = self.epochs * self.steps_per_epoch
-        self._begin(Net(classes, recipe.dropout).to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
+        self.steps = recipe.epochs * self.steps_per_epoch
+        self.step = 0
+        # Of each step; on the device, for to read what a GPU has found is to wait for it.
+        self.log = torch.zeros(self.steps, 2, device=device)
+        self.order: tuple[int, torch.Tensor] = (-1, torch.empty(0))  # of an epoch
+        self.net = _placed(net, device)
+        self.teacher = None if teacher is None else _placed(teacher, device).eval()
+        self.average = copy.deepcopy(self.net)  # over the steps, the norms' statistics too
+        self.keep = get_ema_multi_avg_fn(recipe.averaging)
+        weights = {"params": [p for p in net.parameters() if p.ndim > 1]}
+        others = {"params": [p for p in net.parameters() if p.ndim == 1]}  # norms and biases
+        groups: list[dict[str, Any]] = [{**weights, "weight_decay": recipe.decay}, others]
+        on_cuda = device == "cuda"
+        self.optimizer = torch.optim.SGD(
+            groups,
+            lr=torch.tensor(recipe.peak_rate, device=device) if on_cuda else recipe.peak_rate,
+            momentum=recipe.momentum,
+            nesterov=True,
+            fused=on_cuda,
+        )
+        self.learn = Graph(self._learn) if on_cuda else self._learn
 
-    @property
-    def step(self) -> int:
-        """How many steps were taken."""
-        return len(self.log)
-
-    def advance(self) -> tuple[float, float]:
-        """Take one step; return its loss and its accuracy in [0, 1]."""
-        phase = self.phase(self.step)
-        if phase.round and phase.step == 0:
-            average = cast("Net", self.average.module)
-            self.before = copy.deepcopy(average).eval()
-            self._begin(average)
-        before = self.before
+    def advance(self) -> None:
+        """Take one step, and note its loss and accuracy in the log."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(self.step)
+            if self.device == "cuda":  # where a graph reads it
+                group["lr"].fill_(self.rate(self.step))
+            else:
+                group["lr"] = self.rate(self.step)
         self.net.train()
-        with torch.autocast(self.device, torch.bfloat16, enabled=has_bfloat16(self.device)):
-            logits, targets, loss = self._loss() if before is None else self._alike(before)
+        self.log[self.step] = self.learn(*self._batch())
+        self.step += 1
+
+    def _learn(
+        self, images: torch.Tensor, shown: torch.Tensor, wanted: torch.Tensor
+    ) -> torch.Tensor:
+        """Learn from a batch (see `_batch`); return the loss and the accuracy."""
         self.optimizer.zero_grad(set_to_none=True)
+        has = has_bfloat16(self.device)
+        with torch.autocast(self.device, torch.bfloat16, enabled=has, cache_enabled=False):
+            if self.teacher is not None:
+                with torch.no_grad():
+                    answers = self.teacher(normalise(images)).float().softmax(1)
+                wanted = torch.lerp(wanted, answers, self.recipe.imitation)
+            logits = self.net(normalise(shown)).float()
+            loss = cross_entropy(logits, wanted)
         loss.backward()
         self.optimizer.step()
-        self.average.update_parameters(self.net)
-        if before is not None and phase.step == phase.steps - 1:
-            _move_half_way(self.average.module, before)
-        right = (logits.argmax(1) == targets).float().mean()
-        self.log.append((loss.item(), right.item()))
-        return self.log[-1]
+        self._average()
+        right = (logits.argmax(1) == wanted.argmax(1)).float().mean()
+        return torch.stack([loss.detach(), right])
 
-    def phase(self, step: int) -> Phase:
-        """Return where a step in [0, steps) belongs."""
-        first = self.recipe.epochs * self.steps_per_epoch
-        if step < first:
-            return Phase(0, step, first)
-        each = self.recipe.settling.epochs * self.steps_per_epoch
-        done, place = divmod(step - first, each)
-        return Phase(1 + done, place, each)
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Average the weights with those before; `AveragedModel` can't be in a graph."""
+        averages, weights = (
+            [tensor for tensor in net.state_dict().values() if tensor.is_floating_point()]
+            for net in (self.average, self.net)
+        )
+        if self.step:
+            self.keep(averages, weights, self.step)
+        else:
+            torch._foreach_copy_(averages, weights)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step in [0, steps)."""
-        phase = self.phase(step)
-        how = self.recipe.settling if phase.round else self.recipe
-        return one_cycle(how.peak_rate, how.warmup, phase.step, phase.steps)
+        return one_cycle(self.recipe.peak_rate, self.recipe.warmup, step, self.steps)
 
     def weights(self, temperature: float = 1.0) -> dict[str, torch.Tensor]:
-        """Return the averaged state dict, on the CPU, with logits divided by a temperature."""
-        state = dict(self.average.module.state_dict())
+        """Return the averaged state dict of a `Net`, on the CPU.
+
+        Args:
+            temperature: what its logits are divided by.
+        """
+        state = dict(self.average.state_dict())
         for name in ("fc2.weight", "fc2.bias"):
             state[name] = state[name] / temperature
         return {name: tensor.cpu().contiguous() for name, tensor in state.items()}
@@ -156,12 +181,8 @@ class Trainer:
             raise ResumeError(f"{path} is of a run with another recipe ({unlike}): {remedy}")
         if state.get("images") != self.images:
             raise ResumeError(f"{path} is of a run with other images: {remedy}")
-        self.log = state["log"]
-        self._begin(self.net)  # as the phase of the checkpoint began: its average keeps its own
+        self.step, self.log = state["step"], state["log"]
         self.net.load_state_dict(state["net"])
-        if state["before"] is not None:
-            self.before = copy.deepcopy(self.net).eval()
-            self.before.load_state_dict(state["before"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -169,43 +190,36 @@ class Trainer:
         return {
             "recipe": asdict(self.recipe),
             "images": self.images,
+            "step": self.step,
             "log": self.log,
             "net": self.net.state_dict(),
-            "before": None if self.before is None else self.before.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
-    def _begin(self, net: Net) -> None:
-        """Begin to train a net: its average and the optimizer know nothing of what was before."""
-        recipe, phase = self.recipe, self.phase(self.step)
-        self.net = net
-        keep = recipe.averaging_in_round(phase.steps) if phase.round else recipe.averaging
-        average = get_ema_multi_avg_fn(keep)
-        self.average = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
-        weights = {"params": [p for p in net.parameters() if p.ndim > 1]}
-        others = {"params": [p for p in net.parameters() if p.ndim == 1]}  # norms and biases
-        groups: list[dict[str, Any]] = [{**weights, "weight_decay": recipe.decay}, others]
-        self.optimizer = torch.optim.SGD(
-            groups, lr=recipe.peak_rate, momentum=recipe.momentum, nesterov=True
-        )
+    def _batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return this step's images, varied, and the same as they are shown: as JPEGs, some.
 
-    def _loss(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return this step's logits, targets and loss."""
-        inputs, targets = self._batch()
-        logits = self.net(inputs).float()
-        loss = cross_entropy(logits, targets, label_smoothing=self.recipe.smoothing)
-        return logits, targets, loss
+        Both are uint8 N×H×W×3. The third is what is wanted of them: float N×classes.
+        """
+        recipe, (chosen, mirror, generator) = self.recipe, self._draw()
+        images = self.pixels[chosen].float().permute(0, 3, 1, 2)
+        images = shift(flip(images, mirror), generator)
+        wanted = self._labelled(self.targets[chosen])
+        if recipe.mixing:
+            weights = blend(recipe.mixing, len(chosen), generator).to(self.device)
+            images, wanted = mix(images, weights), mix(wanted, weights)
+        if recipe.cutout:
+            images = cut(images, recipe.cutout, generator)
+        images = images.round()
+        shown = compress(images, recipe.jpeg, generator) if recipe.jpeg else images
+        varied, seen = (pixels.byte().permute(0, 2, 3, 1) for pixels in (images, shown))
+        return varied, seen, wanted
 
-    def _alike(self, before: Net) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return this step's logits, targets and loss, in part by what a net answered before."""
-        images, shown, targets = self._settling_batch()
-        with torch.no_grad():
-            answers = before(images).float().softmax(1)
-        logits = self.net(shown).float()
-        right = cross_entropy(logits, targets, label_smoothing=self.recipe.smoothing)
-        alike = cross_entropy(logits, answers)
-        return logits, targets, torch.lerp(right, alike, self.recipe.settling.imitation)
+    def _labelled(self, targets: torch.Tensor) -> torch.Tensor:
+        """Return what is wanted of images of these classes, if nothing else is known of them."""
+        smoothing = self.recipe.smoothing
+        return one_hot(targets, self.classes) * (1 - smoothing) + smoothing / self.classes
 
     def _draw(self) -> tuple[torch.Tensor, torch.Tensor, torch.Generator]:
         """Draw which images come in this step, which of them mirrored, and what else is drawn by.
@@ -213,52 +227,23 @@ class Trainer:
         Each is mirrored in every second epoch.
         """
         epoch, place = divmod(self.step, self.steps_per_epoch)
-        order = torch.randperm(len(self.targets), generator=self._generator(-2 - epoch))
-        chosen = order[place * self.recipe.batch :][: self.recipe.batch]
+        if self.order[0] != epoch:
+            drawn = torch.randperm(len(self.targets), generator=self._generator(-2 - epoch))
+            self.order = (epoch, drawn)
+        chosen = self.order[1][place * self.recipe.batch :][: self.recipe.batch]
         generator = self._generator(self.step)
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # for dropout
-        return chosen, self.mirrored[chosen] ^ bool(epoch % 2), generator
-
-    def _settling_batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return this step's images as they are, as they are shown, and their targets.
-
-        A JPEG is made of the image that was shifted, so that its blocks lie as in test images.
-        """
-        chosen, mirror, generator = self._draw()
-        settling = self.recipe.settling
-        as_jpeg = torch.rand(len(chosen), generator=generator) < settling.jpeg
-        chosen, mirror = chosen.to(self.device), mirror.to(self.device)
-        whole = self.pixels[chosen].float().permute(0, 3, 1, 2)
-        varied = shift(flip(whole, mirror), generator).permute(0, 2, 3, 1)
-        pixels = varied.byte().contiguous().cpu()
-        shown = pixels.clone()
-        if as_jpeg.any():
-            shown[as_jpeg] = compress(pixels[as_jpeg], generator, settling.qualities)
-        images, inputs = (normalise(p.to(self.device)) for p in (pixels, shown))
-        return images, inputs, self.targets[chosen]
-
-    def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return this step's images, varied, and their targets."""
-        chosen, mirror, generator = self._draw()
-        as_jpeg = torch.rand(len(chosen), generator=generator) < self.recipe.jpeg
-        chosen, as_jpeg, mirror = (t.to(self.device) for t in (chosen, as_jpeg, mirror))
-        pixels = torch.where(as_jpeg.view(-1, 1, 1, 1), self.jpegs[chosen], self.pixels[chosen])
-        images = shift(flip(normalise(pixels), mirror), generator)
-        if self.recipe.cutout:
-            images = cut(images, self.recipe.cutout, generator)
-        return images, self.targets[chosen]
+        mirror = self.mirrored[chosen] ^ bool(epoch % 2)
+        return chosen.to(self.device), mirror.to(self.device), generator
 
     def _generator(self, stream: int) -> torch.Generator:
         """Return the random numbers of one purpose: the seed's stream of that number."""
         return torch.Generator().manual_seed((self.recipe.seed << 32) + stream + 2**31)
 
 
-@torch.no_grad()
-def _move_half_way(net: torch.nn.Module, to: torch.nn.Module) -> None:
-    """Replace the weights of a net, and its norms' statistics, by the mean of its and another's."""
-    for mine, other in zip(net.state_dict().values(), to.state_dict().values(), strict=True):
-        if mine.is_floating_point():
-            mine.lerp_(other, 0.5)
+def _placed(net: nn.Module, device: str) -> nn.Module:
+    """Return a net on a device, in the layout in which convolutions are fast."""
+    return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def _unlike(theirs: dict[str, Any], mine: dict[str, Any]) -> str:

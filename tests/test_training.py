@@ -70,7 +70,7 @@ class Few(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map normalised images, float N×3×32×32, to logits, float N×classes."""
-        logits: torch.Tensor = self.last(self.norm(images).abs().mean((2, 3)))
+        logits: torch.Tensor = self.last(self.norm(images).amax((2, 3)))
         return logits
 
 

@@ -43,7 +43,7 @@ evaluate: $(READY) ## top-1 on held-out images: make evaluate [ARCHIVE=cifar10:1
 quantise: $(READY) ## 8-bit integers for weights trained elsewhere: make quantise WEIGHTS=net.pth [DATA=dir] [OUT=run/quantised/net]
 	@$(BIN)/python -m training.quantise $(call option,--weights,WEIGHTS) $(call option,--data,DATA) $(call option,--out,OUT)
 
-experiments: $(READY) ## what each part of the recipe gives, on a split of the training images (hours)
+experiments: $(READY) ## what each part of the recipe gives, on a split of the training images (days on two cores)
 	@$(TRAIN_ENV) $(BIN)/python -m training.experiments $(call option,--epochs,EPOCHS) $(call option,--data,DATA) $(call option,--out,OUT)
 
 tune: $(READY) ## find the workers, batch and delay that serve best here: make tune [DATA=images] [P99=ms] [LATENCY=1]

@@ -8,6 +8,7 @@ torch takes 1.5 s and 330 MB, of which OpenVINO needs nothing.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import weights
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 ENGINES = ("auto", "openvino", "torch")
 
@@ -66,7 +69,13 @@ def load(
 
         state = weights.read(folder / weights.WEIGHTS, folder / weights.LOCK)
         net = weights.fit(state, classes)
-        return TorchEngine(net, device, threads) if on_cpu else CudaEngine(net, device)
+        if on_cpu:
+            return TorchEngine(net, device, threads)
+        try:
+            return CudaEngine(net, device)
+        except RuntimeError as error:  # a net that decides by what it is shown, or is too large
+            logger.warning("no CUDA graphs of this net, so it runs without them: %s", error)
+            return TorchEngine(net, device)
     if not on_cpu:
         raise EngineError(f"the engine openvino runs on a CPU, not on {device}")
     # It needs no floats, but explanations do: a folder with others is refused now, not then.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 LARGEST = 64
 """Images that are run at once: what lies between two layers of a thousand would take gigabytes."""
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SMALL = 32 * 32
+"""Images of so few pixels run on a GPU in batches of up to 256."""
+SIZES = (1, 2, 4, 8, 16, 32, LARGEST, *((128, 256) if math.prod(image.SIZE) <= SMALL else ()))
 """Batches for which there is a CUDA graph; others are filled up to the next."""
 
 
@@ -83,6 +86,9 @@ class CudaEngine(TorchEngine):
     Args:
         net: in evaluation mode, without decisions that depend on what it is shown.
         device: where it runs: cuda, cuda:0.
+
+    Raises:
+        RuntimeError: the net makes no graph, or takes more memory than there is.
     """
 
     def __init__(self, net: Net, device: str) -> None:
@@ -91,16 +97,20 @@ class CudaEngine(TorchEngine):
         self.sent = torch.empty(largest, dtype=torch.uint8, pin_memory=True)
         self.pixels = torch.zeros(largest, dtype=torch.uint8, device=self.device)
         self.lock = threading.Lock()  # a graph has one input and one output
-        pool = torch.cuda.graph_pool_handle()
-        with torch.inference_mode(), torch.cuda.device(self.device):
+        pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(self.device)
+        with torch.inference_mode(), torch.cuda.device(self.device), torch.cuda.stream(stream):
             # The largest first: the others find room in what that one takes.
-            self.graphs = {size: self._capture(size, pool) for size in reversed(SIZES)}
+            self.graphs = {size: self._capture(size, pool, stream) for size in reversed(SIZES)}
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 N×32×32×3 RGB pixels to float32 N×classes probabilities in [0, 1]."""
         parts = [pixels[i : i + SIZES[-1]] for i in range(0, max(1, len(pixels)), SIZES[-1])]
         with self.lock, torch.inference_mode(), torch.cuda.device(self.device):
             return np.concatenate([self._replay(part) for part in parts])
+
+    def describe(self) -> dict[str, Any]:
+        """Tell what runs."""
+        return {**super().describe(), "graphs": list(SIZES)}
 
     def _replay(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         count = len(pixels)
@@ -111,15 +121,13 @@ class CudaEngine(TorchEngine):
         result: NDArray[np.float32] = rows[:count].cpu().numpy()  # waits for it
         return result
 
-    def _capture(self, size: int, pool: Any) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    def _capture(
+        self, size: int, pool: Any, stream: torch.cuda.Stream
+    ) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         """Return the graph of a batch, and where it leaves its probabilities."""
         pixels, graph = self.pixels[:size], torch.cuda.CUDAGraph()
-        aside = torch.cuda.Stream(self.device)
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # first as it is: cuDNN chooses how to compute
-            for _ in range(3):
-                self.run(pixels)
-        torch.cuda.current_stream().wait_stream(aside)
-        with torch.cuda.graph(graph, pool=pool):
+        for _ in range(3):  # first as it is: cuDNN chooses how to compute
+            self.run(pixels)
+        with torch.cuda.graph(graph, pool=pool, stream=stream):
             rows = self.run(pixels)
         return graph, rows

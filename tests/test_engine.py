@@ -202,11 +202,23 @@ def test_on_a_gpu_auto_takes_floats_and_threads_are_those_of_a_cpu(
     assert on_cpu.call_args.args[1:] == ("cpu", 3)
 
 
+def test_a_net_that_makes_no_graph_runs_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    on_gpu, reason = mock.Mock(), RuntimeError("operation not permitted when stream is capturing")
+    monkeypatch.setattr("model.engine_torch.TorchEngine", on_gpu)
+    monkeypatch.setattr("model.engine_torch.CudaEngine", mock.Mock(side_effect=reason))
+    assert model.load("model", device="cuda").engine is on_gpu.return_value
+    assert on_gpu.call_args.args[1:] == ("cuda",)
+    assert f"no CUDA graphs of this net, so it runs without them: {reason}" in caplog.text
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_on_a_gpu_any_number_of_images_is_answered_as_on_a_cpu() -> None:
     on_gpu, on_cpu = model.load("model", device="cuda"), model.load("model", "torch")
     assert isinstance(on_gpu.engine, CudaEngine)
     assert on_gpu.engine.describe()["precision"] == "float16"
+    assert 256 in on_gpu.engine.describe()["graphs"]
     pixels = np.random.default_rng(0).integers(256, size=(600, 32, 32, 3), dtype=np.uint8)
     expected = on_cpu.probabilities(pixels)
     for count in (600, 1, 0, 3, 256, 257, 64):  # not in order: what was before leaves no trace

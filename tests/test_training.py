@@ -87,12 +87,13 @@ def test_learns(tmp_path: Path) -> None:
 def test_an_interrupted_run_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "new_teacher", lambda recipe, classes: seeded(recipe, classes))
+    monkeypatch.setattr(train, "new_teacher", seeded)
+    monkeypatch.setattr(train, "device", lambda: "cpu")  # on CUDA weights are others each time
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     dataset = Dataset(("dark", "light"), blobs(128), blobs(40), "val")
     assert train.train(TAUGHT, dataset, whole)
 
-    at = {"teacher.pt": 2, "checkpoint.pt": 3}  # the steps in which Ctrl-C comes
+    at = {"teacher.pt": 2, "net.pt": 3}  # the steps in which Ctrl-C comes
     advance = Trainer.advance
 
     def interrupted(run: Trainer) -> None:
@@ -107,12 +108,15 @@ def test_an_interrupted_run_ends_with_the_same_weights(
             assert not train.train(TAUGHT, dataset, parts)
             assert torch.load(parts / name)["step"] == at[name]
     assert train.train(TAUGHT, dataset, parts)
-    first, second = (torch.load(folder / "checkpoint.pt") for folder in (whole, parts))
+    first, second = (torch.load(folder / "net.pt") for folder in (whole, parts))
     assert torch.equal(first["log"], second["log"])
     assert (whole / "weights.safetensors").read_bytes() == (
         parts / "weights.safetensors"
     ).read_bytes()
     assert sha256(trainer(replace(RECIPE, seed=1))) != sha256(trainer()), "the seed matters"
+    (parts / "teacher.pt").unlink()
+    with pytest.raises(ResumeError, match=r"net\.pt learnt from a teacher that is gone"):
+        train.train(TAUGHT, dataset, parts)
 
 
 def seeded(recipe: Recipe, classes: int) -> Few:
@@ -128,9 +132,46 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     others = Images(blobs(128).pixels.flip(0), blobs(128).targets)
     with pytest.raises(ResumeError, match="with other images"):
         trainer(images=others).resume(tmp_path / "checkpoint.pt")
+    with pytest.raises(ResumeError, match=r"\(teacher None, not one of 1 epochs\)"):
+        trainer(replace(RECIPE, teacher=TAUGHT.teacher)).resume(tmp_path / "checkpoint.pt")
     (tmp_path / "checkpoint.pt").write_bytes(b"damaged")
     with pytest.raises(ResumeError, match="is damaged"):
         trainer().resume(tmp_path / "checkpoint.pt")
+
+
+def test_a_checkpoint_of_a_gpu_goes_on_on_a_cpu(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    trained = trainer()
+    trained.advance()
+    trained.save(path)
+    state = torch.load(path)
+    for group in state["optimizer"]["param_groups"]:
+        group.update(lr=torch.tensor(0.5), fused=True)  # as on CUDA
+    torch.save(state, path)
+    resumed = trainer()
+    resumed.resume(path)
+    for run in (trained, resumed):
+        run.advance()
+    assert sha256(resumed) == sha256(trained)
+    assert not any(group["fused"] for group in resumed.optimizer.param_groups)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_learns_by_a_graph_and_goes_on(tmp_path: Path) -> None:
+    recipe = replace(TAUGHT, epochs=4)
+    runs = [
+        Trainer(recipe, blobs(128), 2, new_net(recipe, 2), device, seeded(recipe, 2))
+        for device in ("cuda", "cuda", "cpu")
+    ]
+    for run, other in itertools.pairwise(runs):
+        for _ in range(6):  # more than warm up
+            run.advance()
+        run.save(tmp_path / "checkpoint.pt")
+        other.resume(tmp_path / "checkpoint.pt")
+    assert runs[-1].step == 12
+    runs[-1].advance()
+    assert runs[-1].log[:13].isfinite().all()
+    assert runs[-1].log[:13, 0].min() > 0
 
 
 @pytest.mark.parametrize("epochs", ["0", "-1", "many"])
@@ -462,12 +503,23 @@ def test_results_and_checkpoints_of_other_experiments_are_refused(
     assert f"{tmp_path / 'plain.pt'} is of a run with another recipe (" in capsys.readouterr().err
 
 
-def test_each_experiment_adds_one_thing() -> None:
+def test_each_experiment_adds_to_the_one_before() -> None:
     recipes = [asdict(recipe) for recipe in experiments.ladder().values()]
-    for before, after in itertools.pairwise(recipes[:6]):
-        assert sum(before[key] != after[key] for key in before) <= 2  # longer, and averaged longer
+    changes = [
+        {key for key in before if before[key] != after[key]}
+        for before, after in itertools.pairwise(recipes)
+    ]
+    teaching = {"teacher", "imitation", "smoothing", "dropout", "jpeg"}
+    assert changes == [
+        {"dropout"},
+        {"smoothing"},
+        {"jpeg"},
+        {"cutout"},
+        {"epochs", "averaging"},
+        teaching,
+        {"mixing", "cutout"},
+    ]
     assert recipes[-1] == asdict(RELEASED)
-    assert [recipe["teacher"] is not None for recipe in recipes] == [False] * 6 + [True] * 2
 
 
 def test_says_where_there_is_no_data(tmp_path: Path) -> None:

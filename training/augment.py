@@ -12,7 +12,7 @@ SHIFT = 4
 QUALITIES = (50, 95)
 """The range of qualities of JPEGs."""
 BLANK = 127.5
-"""What a square is blanked with: 0 when it is normalised."""
+"""What a square is blanked with: about 0 when it is normalised."""
 
 
 def flip(images: torch.Tensor, which: torch.Tensor) -> torch.Tensor:

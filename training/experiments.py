@@ -29,18 +29,18 @@ from .data import DataError, Images, split
 from .evaluate import BATCH, accuracy, probabilities
 from .recipe import RELEASED, Recipe
 from .train import CHECKPOINTS, course, device, positive, run
-from .trainer import ResumeError
+from .trainer import NetError, ResumeError
 
 if TYPE_CHECKING:
     from model.net import Net
 
 HELD_OUT = 5000
 SEED = 0  # of the split
-SHORT = 8  # epochs of the experiments, but for the last
+SHORT = 8  # epochs of the experiments before `longer`
 
 
 def ladder(epochs: int = SHORT) -> dict[str, Recipe]:
-    """Return recipes by name; each adds one thing to the one before; the last is the released one.
+    """Return recipes by name; each adds to the one before; the last is the released one.
 
     Args:
         epochs: of those before `longer`, which has as many as the released recipe.
@@ -85,7 +85,7 @@ def experiment(recipe: Recipe, train: Images, held_out: Images, out: Path) -> di
     trainers = course(recipe, train, len(cifar10.LABELS))
     checkpoints = [out.with_name(CHECKPOINTS[0]), out][-len(trainers) :]
     for trainer, checkpoint in zip(trainers, checkpoints, strict=True):
-        start = time.monotonic()
+        start = time.monotonic()  # of the last: a teacher is trained once for all
         if checkpoint.exists():
             trainer.resume(checkpoint)
         if not run(trainer, checkpoint):
@@ -146,7 +146,7 @@ def _with_statistics_anew(net: Net, images: Images) -> Net:
 def main() -> int:
     """Run the experiments that are not yet done, and print the table."""
     parser = argparse.ArgumentParser(prog="make experiments", description=main.__doc__)
-    parser.add_argument("--epochs", type=positive, default=SHORT, help="of all but the last")
+    parser.add_argument("--epochs", type=positive, default=SHORT, help="of those before `longer`")
     parser.add_argument("--data", help="CIFAR-10")
     parser.add_argument("--out", type=Path, default=Path("run/experiments"))
     arguments = parser.parse_args()
@@ -161,7 +161,7 @@ def main() -> int:
             results[name] = _found(name, recipe, train, held_out, arguments.out)
     except KeyboardInterrupt:
         print(f"Interrupted. The same command goes on from {arguments.out}")
-    except ResumeError as error:
+    except (NetError, ResumeError) as error:
         print(f"make experiments: {error}", file=sys.stderr)
         return 1
     if results:

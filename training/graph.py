@@ -1,7 +1,6 @@
 """A CUDA graph of a training step: one launch where there were hundreds.
 
-For so small a net a processor takes four times as long to launch a step's operations as a GPU takes
-to run them.
+A step of so small a net is over before a processor has launched its operations one by one.
 """
 
 from __future__ import annotations

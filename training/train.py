@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import signal
 import sys
 import time
@@ -20,6 +21,7 @@ from model.weights import WEIGHTS
 
 from . import data, release
 from .data import Images
+from .graph import WARM_UP
 from .recipe import Recipe
 from .teacher import new_teacher
 from .trainer import NetError, ResumeError, Trainer, new_net
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from .data import Dataset
 
-CHECKPOINTS = ("teacher.pt", "checkpoint.pt")
+CHECKPOINTS = ("teacher.pt", "net.pt")
 """Of a teacher, and of what is released."""
 CHECKPOINT_EVERY = 60.0  # seconds
 CALIBRATION = 50  # one training image of so many is put aside, to calibrate what was trained
@@ -47,10 +49,17 @@ def train(recipe: Recipe, dataset: Dataset, out: Path) -> bool:
     if aside < release.FEWEST:  # too few to be of use
         aside = 0
     images, calibration = data.split(dataset.train, aside, recipe.seed)
+    print(f"Measuring the first {TRIAL_STEPS} batches, to say how long it will take ...")
     speeds = _seconds_a_step(recipe, images, len(dataset.labels))
+    gc.collect()  # they hold a GPU's memory
     trainers = course(recipe, images, len(dataset.labels))
     out.mkdir(parents=True, exist_ok=True)
     checkpoints = [out / name for name in CHECKPOINTS[-len(trainers) :]]
+    if checkpoints[-1].exists() and not checkpoints[0].exists():
+        raise ResumeError(
+            f"{checkpoints[-1]} learnt from a teacher that is gone, {checkpoints[0]}: "
+            "delete it, or name another OUT"
+        )
     for trainer, checkpoint in zip(trainers, checkpoints, strict=True):
         if checkpoint.exists():
             trainer.resume(checkpoint)
@@ -110,10 +119,12 @@ def _announce(trainers: Sequence[Trainer], speeds: Sequence[float]) -> None:
     steps = [trainer.steps - trainer.step for trainer in trainers]
     seconds = sum(s * count for s, count in zip(speeds, steps, strict=True))
     epochs = " + ".join(str(trainer.recipe.epochs) for trainer in trainers)
-    whose = "" if len(trainers) == 1 else " (of a teacher, and of the net that learns from it)"
+    what = "epoch" if epochs == "1" else "epochs"
+    if len(trainers) > 1:
+        what += " (of a teacher, and of the net that learns from it)"
     last = trainers[-1]
     print(
-        f"{epochs} epochs{whose} of {len(last.targets):,} images in {last.classes} classes on "
+        f"{epochs} {what} of {len(last.targets):,} images in {last.classes} classes on "
         f"{last.device}: about {timedelta(seconds=round(seconds))} (h:mm:ss) at the speed of the "
         f"first {TRIAL_STEPS} batches"
     )
@@ -122,14 +133,16 @@ def _announce(trainers: Sequence[Trainer], speeds: Sequence[float]) -> None:
 
 
 def _seconds_a_step(recipe: Recipe, images: Images, classes: int) -> list[float]:
-    """Measure some steps of runs that are thrown away; the first of each only warms up."""
+    """Measure some steps of runs that are thrown away; the first of each only warm up."""
     few = Images(*(tensor[: recipe.batch * TRIAL_STEPS] for tensor in images))
-    enough = replace(recipe, epochs=TRIAL_STEPS + 1)
+    epochs = TRIAL_STEPS + WARM_UP + 1  # an epoch may have but one step
+    enough = replace(recipe, epochs=epochs)
     if recipe.teacher is not None:
-        enough = replace(enough, teacher=replace(recipe.teacher, epochs=TRIAL_STEPS + 1))
+        enough = replace(enough, teacher=replace(recipe.teacher, epochs=epochs))
     speeds = []
     for trial in course(enough, few, classes):
-        trial.advance()
+        for _ in range(trial.slow):
+            trial.advance()
         trial.log.cpu()  # what a GPU was asked for is done
         start = time.perf_counter()
         for _ in range(TRIAL_STEPS):
@@ -167,7 +180,9 @@ def _interrupts() -> Iterator[Event]:
 def main() -> int:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="make train", description=__doc__)
-    parser.add_argument("--epochs", type=positive, help="fewer are quicker; the recipe's if absent")
+    parser.add_argument(
+        "--epochs", type=positive, help="so many, without a teacher; the recipe's if absent"
+    )
     parser.add_argument("--data", help="train/<class>/* and val/<class>/*, or CIFAR-10")
     parser.add_argument("--name", default="cifar10", help="name of the model")
     parser.add_argument("--out", type=Path, help="run/train/<name> if absent")
@@ -177,6 +192,8 @@ def main() -> int:
         dataset = data.load(arguments.data)
         recipe = Recipe.for_images(len(dataset.train.targets), arguments.epochs)
         return 0 if train(recipe, dataset, out) else 130
+    except KeyboardInterrupt:  # before the first step
+        return 130
     except (NetError, ResumeError, data.DataError) as error:
         print(f"make train: {error}", file=sys.stderr)
         return 1

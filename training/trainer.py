@@ -1,7 +1,7 @@
 """One training run, step by step; it can stop after any step and go on later.
 
 All randomness of a step is drawn from the seed and the step's number, so a run that was
-interrupted and resumed gives the same weights as one that was not.
+interrupted and resumed gives, on a CPU, the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from model.image import normalise
 from model.net import Net
 
 from .augment import blend, compress, cut, flip, mix, shift
-from .graph import Graph
+from .graph import WARM_UP, Graph
 from .recipe import one_cycle
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class Trainer:
             fused=on_cuda,
         )
         self.learn = Graph(self._learn) if on_cuda else self._learn
+        self.slow = WARM_UP + 1 if on_cuda else 1  # steps that take longer than the others
 
     def advance(self) -> None:
         """Take one step, and note its loss and accuracy in the log."""
@@ -184,7 +185,9 @@ class Trainer:
         self.step, self.log = state["step"], state["log"]
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # Its numbers are this run's: on another device they are of another kind.
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -248,8 +251,12 @@ def _placed(net: nn.Module, device: str) -> nn.Module:
 
 def _unlike(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
     """Tell in which numbers a recipe is another than mine."""
+
+    def told(value: Any) -> str:
+        return f"one of {value['epochs']} epochs" if isinstance(value, dict) else str(value)
+
     return ", ".join(
-        f"{name} {theirs.get(name)}, not {value}"
+        f"{name} {told(theirs.get(name))}, not {told(value)}"
         for name, value in {**dict.fromkeys(theirs), **mine}.items()
         if theirs.get(name) != value
     )

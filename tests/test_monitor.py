@@ -283,7 +283,7 @@ def test_unpacked_archives_are_kept_from_the_system_that_cleans_up(deployment: D
     with pytest.raises(BlockingIOError):
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     deployment.stop()
-    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(opened, fcntl.LOCK_EX)  # waits: what a process held may outlive it for a moment
     os.close(opened)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from tqdm import tqdm
 import model
 
 from . import images, load, report
+from .alone import rate
 from .servers import SETTINGS, BenchError, Ours, servers
 
 if TYPE_CHECKING:
@@ -195,11 +195,7 @@ def _alone(small: list[bytes], seconds: float = 5.0, batch: int = 32) -> dict[st
     pixels = np.stack([model.decode(image) for image in small[:batch]])
     for _ in range(20):
         classifier.probabilities(pixels)
-    count, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < seconds:
-        classifier.probabilities(pixels)
-        count += batch
-    return {"images": "small", "rate": count / (time.perf_counter() - begin)}
+    return {"images": "small", "rate": rate(classifier.probabilities, pixels, seconds)}
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ import argparse
 import datetime
 import platform
 import sys
-import time
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -24,11 +22,10 @@ from model.classifier import read_labels
 from model.engine_torch import CudaEngine, TorchEngine
 from model.image import SHAPE, normalise
 
-from .page import put, table
+from .alone import rate
+from .page import put, spread, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from model.net import Net
@@ -59,15 +56,6 @@ def net() -> Net:
     return weights.fit(weights.read(MODEL / weights.WEIGHTS, MODEL / weights.LOCK), classes)
 
 
-def rate(work: Callable[[], object], images: int) -> float:
-    """Return the images a second of a call that takes so many."""
-    count, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < SECONDS:
-        work()
-        count += images
-    return count / (time.perf_counter() - begin)
-
-
 def measure(device: str) -> list[list[str]]:
     """Return a table's lines: each engine's images a second by batch, and ours against both.
 
@@ -85,12 +73,11 @@ def measure(device: str) -> list[list[str]]:
         found: dict[str, list[float]] = {name: [] for name in engines}
         for number in range(ROUNDS + 1):  # the first warms up
             for name, engine in engines.items():
-                value = rate(partial(engine.probabilities, pixels), batch)
+                value = rate(engine.probabilities, pixels, SECONDS)
                 found[name] += [value] * (number > 0)
         middle = {name: median(values) for name, values in found.items()}
-        spread = [f"{middle[n]:,.0f} ({min(v):,.0f}–{max(v):,.0f})" for n, v in found.items()]
         lines.append(
-            [str(batch), *spread, f"{1e3 * batch / middle['ours']:.2f}"]
+            [str(batch), *map(spread, found.values()), f"{1e3 * batch / middle['ours']:.2f}"]
             + [f"{middle['ours'] / middle[name]:.1f}×" for name in ("tutorial", "eager")]
         )
         print(" | ".join(lines[-1]))

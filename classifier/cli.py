@@ -43,6 +43,7 @@ def project(
 
 for command in (
     serving.archive,
+    serving.rehearse,
     serving.serve,
     serving.stop,
     serving.status,

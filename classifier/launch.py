@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from . import config, java, tokens
+from . import config, java
 from .errors import ServerError
 from .releases import copy
 
@@ -52,12 +52,21 @@ def prepare(place: Place, properties: Properties, releases: Sequence[Release]) -
         folder.mkdir(parents=True, exist_ok=True)
     _move(last, None)
     _move(place.logs, last)  # why this start fails must be read from its own
+    shutil.rmtree(place.working, ignore_errors=True)
+    place.working.mkdir()
     store = place.model_store.resolve()
-    text = config.generate(properties, releases, store, place.model_config, place.run)
+    told = properties | {"vmargs": _vmargs(place, properties)}
+    text = config.generate(told, releases, store, place.model_config, place.working)
     place.generated.write_text(text)
-    (place.run / tokens.KEY_FILE).unlink(missing_ok=True)
     workers = {release.model: config.workers(release) for release in releases}
     copy(place.releases, place.served, workers)
+
+
+def _vmargs(place: Place, properties: Properties) -> str:
+    """Return what config.properties tells Java, and what the packaged one is told besides."""
+    given = properties.get("vmargs", "")
+    java_home, _ = java.home()
+    return " ".join([given, *java.options(java_home, given, place.working)]).strip()
 
 
 def _move(folder: Path, to: Path | None) -> None:
@@ -101,7 +110,7 @@ def run(place: Place, releases: Sequence[Release], temporary: Path, to_stdout: b
     with console or contextlib.nullcontext():
         subprocess.run(
             command,
-            cwd=place.run,  # where it writes its tokens
+            cwd=place.working,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=console,

@@ -30,6 +30,19 @@ class Place:
         return self.run / "server.json"
 
     @property
+    def working(self) -> Path:
+        """The folder in which TorchServe runs and writes its tokens, for it chooses no other.
+
+        It is empty at the start: Java takes no cache where a folder among its classes holds files.
+        """
+        return self.run / "torchserve"
+
+    @property
+    def tokens(self) -> Path:
+        """The file to which TorchServe writes its tokens."""
+        return self.working / "key_file.json"
+
+    @property
     def generated(self) -> Path:
         """The configuration that TorchServe reads."""
         return self.run / "config.properties"

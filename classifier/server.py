@@ -119,7 +119,7 @@ class Server:
         if self.properties.get("disable_token_authorization") == "true":
             return None
         url = config.address(self.properties, "management")
-        return tokens.source(self.place.run / tokens.KEY_FILE, kind, url)
+        return tokens.source(self.place.tokens, kind, url)
 
     def archive_sha256(self, model: str, version: str) -> str:
         """Return the sha256 of an archive, once it is found to be whole.
@@ -375,7 +375,7 @@ class Server:
         failure = log.worker_failure(log.read(self.place.logs))
         if failure:
             raise ServerError(f"a worker can't start: {failure} (see {self.place.logs})")
-        if self.token(Kind.MANAGEMENT) and not (self.place.run / tokens.KEY_FILE).exists():
+        if self.token(Kind.MANAGEMENT) and not self.place.tokens.exists():
             return ["it has made no tokens yet"]
         # Archives are registered before the management port opens: what is missing failed.
         missing = management.unregistered(self.management.registered(), self.releases)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
     from pathlib import Path
 
-KEY_FILE = "key_file.json"
 LEAST_LEFT = 30.0
 """Seconds that a token must be good for yet; one that is not is renewed."""
 

@@ -112,7 +112,8 @@ class Image:
                 requirements = _inside(root, stage.folder) / "requirements-serving.txt"
                 self.lent = install(requirements, _inside(root, ENVIRONMENT))
             if stage.name == "archive":
-                self._run(stage.one("RUN"), _inside(root, stage.folder))
+                for command in stage.all("RUN"):
+                    self._run(command, root, stage.folder)
             self.root, self.last = root, stage
         self.folder = _inside(self.root, self.last.folder)
         (self.folder / "run").mkdir()
@@ -153,11 +154,15 @@ class Image:
         files = (path for path in map(Path, self._context) if path.is_file())
         return [path for path in files if Path(source) in (path, *path.parents)]
 
-    def _run(self, command: str, folder: Path) -> None:
-        programs = self._roots["packages"] / ENVIRONMENT[1:] / "bin"
+    def _run(self, command: str, root: Path, folder: str) -> None:
+        programs = _inside(root, ENVIRONMENT) / "bin"
         environment = {"PATH": f"{programs}:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(
-            ["/bin/sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True
+            ["/bin/sh", "-c", command],
+            cwd=_inside(root, folder),
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, f"{command}: {done.stderr}"
 

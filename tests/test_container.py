@@ -218,6 +218,9 @@ def test_the_image_serves_by_its_own_command(running: Running) -> None:
     assert "ts_inference_requests_total" in metrics.text
 
     family = [running.first, *running.first.children(recursive=True)]
+    (java,) = (member for member in family if member.name() == "java")
+    maps = Path(f"/proc/{java.pid}/maps").read_text()
+    assert f"{ENVIRONMENT}/torchserve.aot" in maps, "Java's cache is not used"
     ports = {key: int(running.properties[key].rpartition(":")[2]) for key in PORTS}
     assert listening(family) == {
         port: config.EVERYWHERE if key in PUBLISHED else "127.0.0.1" for key, port in ports.items()

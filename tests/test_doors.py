@@ -74,8 +74,7 @@ def test_production_takes_no_models_at_all(deployment: Deployment, folder: Path)
         assert answer.status_code == 405, answer.text
         assert register(deployment, url).status_code == 400, "without a token"
     assert deployment.server.management.models() == ["cifar10"]
-    key_file = deployment.place.run / "key_file.json"
-    assert key_file.stat().st_mode & 0o777 == 0o600
+    assert deployment.place.tokens.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("path", ["config.properties", "deploy/config.properties"])

@@ -15,6 +15,7 @@ from .. import archive as archives
 from .. import foreground as in_foreground
 from .. import log, monitor
 from ..errors import ClassifierError, ServerError
+from ..rehearsal import rehearse as rehearse_start
 from ..server import Server
 from ..store import sha256
 from ..tokens import Kind
@@ -44,6 +45,12 @@ def archive(
         typer.echo(json.dumps({**told, "size": path.stat().st_size, "sha256": sha256(path)}))
     else:
         typer.echo(path)
+
+
+def rehearse(context: typer.Context) -> None:
+    """Run TorchServe once, so that it is fast sooner from then on: classifier rehearse"""
+    typer.echo("Letting Java note what TorchServe runs, once: half a minute.")
+    typer.echo(rehearse_start(context.obj.config))
 
 
 def serve(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing import IO
 
 START = 120.0  # seconds that a server may take to answer
+END = 3.0  # seconds until one that is to end is killed; LitServe and TorchServe by its defaults are
 ENVIRONMENTS = Path("run/bench/environments")
 SETTINGS = Path(__file__).with_name("settings.json")
 """Sizes of servers with our engine, by name: what tuning found best."""
@@ -272,7 +273,7 @@ def _started(
             _wait(process, url, images.body(image, encoding), headers, log)
             yield Running(url, [process], time.monotonic() - begin)
         finally:
-            end(process, 20)
+            end(process, END)
 
 
 def _naive_archive(folder: Path) -> None:

@@ -18,9 +18,13 @@ from .errors import ServerError
 from .launch import CONSOLE
 from .place import Place
 from .server import Server
+from .warmup import warm_up
 
-SECONDS = 15.0
-"""For how long TorchServe is asked: what Java has compiled by then it will compile at once."""
+SECONDS = 5.0
+"""For how long each number of connections asks, after the warm-up of every start."""
+CONNECTIONS = (1, 8, 64)
+"""How many ask at once, one number after the other: each has Java run something else, and what it
+has not compiled by the end it will have to compile then."""
 RECORDED = "torchserve.aot"
 
 
@@ -41,13 +45,16 @@ def rehearse(configuration: Path = Place.config) -> Path:
         # Tokens are written where Java, as it ends, wants no files. Nobody else knows these ports.
         settings |= {"disable_token_authorization": "true"}
         settings["vmargs"] = f"{settings.get('vmargs', '')} -XX:AOTCacheOutput=../{RECORDED}"
-        place = scratch.place(Path(folder), settings, SECONDS)
+        place = scratch.place(Path(folder), settings)
         archive.build(archive.MODEL, archive.VERSION, Path(archive.WEIGHTS), place.model_store)
         release = {"default": archive.VERSION, "versions": [archive.VERSION]}
         place.releases.write_text(tomlkit.dumps({archive.MODEL: release}))
         server = Server(place)
         with server.lock():
             server.start()
+            for connections in CONNECTIONS:
+                url = f"{server.inference}/predictions/{archive.MODEL}"
+                warm_up(url, SECONDS, connections=connections)
             server.stop()  # Java writes the cache as it ends
         recorded = place.run / RECORDED
         if not recorded.exists():

@@ -12,20 +12,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def place(folder: Path, settings: config.Properties, warm_up: float = Place.warm_up) -> Place:
+def place(folder: Path, settings: config.Properties) -> Place:
     """Return where such a server lies; its store and its releases are still to be filled.
 
     Args:
         folder: which holds all of it.
         settings: of its config.properties; those of ports are replaced.
-        warm_up: as a place has it.
     """
     return Place(
         run=folder / "run",
         model_store=folder / "store",
         releases=folder / "releases.toml",
         config=write(settings | free_ports(), folder),
-        warm_up=warm_up,
     )
 
 

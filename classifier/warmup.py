@@ -17,13 +17,19 @@ HEADERS = {"Content-Type": "application/octet-stream", "X-Warm-Up": "1"}
 """The second keeps these requests out of the metric `Answers`, which counts labels."""
 
 
-def warm_up(url: str, seconds: float, headers: dict[str, str] | None = None) -> int:
+def warm_up(
+    url: str,
+    seconds: float,
+    headers: dict[str, str] | None = None,
+    connections: int = CONNECTIONS,
+) -> int:
     """Send an image again and again, over many connections; return how many were answered.
 
     Args:
         url: of a model, such as http://127.0.0.1:8080/predictions/cifar10.
         seconds: how long.
         headers: to send besides.
+        connections: how many ask at once.
 
     Raises:
         ServerError: the server does not answer.
@@ -43,8 +49,8 @@ def warm_up(url: str, seconds: float, headers: dict[str, str] | None = None) -> 
         return answered
 
     try:
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            return sum(pool.map(ask, range(CONNECTIONS)))
+        with ThreadPoolExecutor(connections) as pool:
+            return sum(pool.map(ask, range(connections)))
     except (OSError, http.client.HTTPException) as error:
         raise ServerError(f"{url} gives no answer: {error!r}") from None
 

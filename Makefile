@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := .venv/bin
 READY := .venv/.ready
 # Java's cache, without which TorchServe is slow at first.
-CACHE := .venv/torchserve.aot
+CACHE := .venv/java/torchserve.aot
 
 # glibc returns each large block to the kernel and asks for it anew, and training does that all the
 # time: keeping the memory makes it a third faster.

@@ -19,7 +19,7 @@ import requests
 import tomlkit
 import torch
 
-from classifier import archive, config, java, scratch, store
+from classifier import archive, config, java, ports, store
 from classifier.errors import ClassifierError
 from classifier.place import Place
 from classifier.process import end, find
@@ -161,7 +161,7 @@ class Peer:
     @contextmanager
     def running(self, image: bytes) -> Iterator[Running]:
         """Run it, until it answers and as long as it is needed."""
-        port = scratch.free_port()
+        port = ports.free(1)[0]
         python = str(self.software.python())
         command = [python, "-m", *(c.format(port=port) for c in self.software.command)]
         settings = {f"BENCH_{key.upper()}": str(value) for key, value in self.settings.items()}
@@ -193,7 +193,7 @@ class Ours:
     def running(self, image: bytes) -> Iterator[Running]:
         """Run it, until it answers and as long as it is needed."""
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            place = scratch.place(Path(folder), config.read(Place.config))
+            place = _place(Path(folder))
             model, versions = self._fill(place.model_store)
             release = {"default": versions[0], "versions": versions, **self.settings}
             place.releases.write_text(tomlkit.dumps({model: release}))
@@ -245,9 +245,9 @@ class Naive:
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             folder = Path(name)
             _naive_archive(folder)
-            properties = scratch.free_ports()
+            properties = ports.settings()
             served = {"load_models": "naive.mar", "model_store": name}
-            configuration = scratch.write(properties | served, folder)
+            configuration = config.write(properties | served, folder)
             home, _ = java.home()
             environment = {**os.environ, "TMPDIR": name, "TEMP": name, "JAVA_HOME": str(home)}
             environment |= {"LOG_LOCATION": f"{name}/logs", "METRICS_LOCATION": f"{name}/logs"}
@@ -293,6 +293,16 @@ def _naive_archive(folder: Path) -> None:
     for option, value in arguments.items():
         command += [option, value]
     subprocess.run(command, check=True, capture_output=True)
+
+
+def _place(folder: Path) -> Place:
+    """Return the files of a server of its own, on free ports."""
+    return Place(
+        run=folder / "run",
+        model_store=folder / "store",
+        releases=folder / "releases.toml",
+        config=config.write(config.read(Place.config) | ports.settings(), folder),
+    )
 
 
 PLAIN = {"workers": 2, "threads": 1, "batch": 32, "delay": 2}

@@ -3,8 +3,8 @@
 - In Python: `client`, `asker` and `tokens` for a server's answers, `bundle` for an archive's own;
   `prediction`, `pictures`, `predict` and `parallel` for what goes in and comes out.
 - Archives: `archive`, `store`; `releases` and `history` say which are served, and which were.
-- A server: `server`, `launch`, `config`, `java`, `place`, `process`, `log`, `warmup`, `answered`;
-  `monitor`, `readiness`, `foreground` and `follow` watch it.
+- A server: `server`, `launch`, `config`, `ports`, `java`, `place`, `process`, `log`, `warmup`,
+  `rehearsal`, `answered`; `monitor`, `readiness`, `foreground` and `follow` watch it.
 - Releasing: `management`, `rollout`, `promotion`, `shadow`, `comparison`, `comparison_page`,
   `listing`.
 - The shell: `cli`, `commands`, `ui`. Besides: `stubs` for gRPC, `atomic`, `errors`.

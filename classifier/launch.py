@@ -48,12 +48,12 @@ def check_ports(properties: Properties) -> None:
 def prepare(place: Place, properties: Properties, releases: Sequence[Release]) -> None:
     """Write what TorchServe reads, and put aside what it wrote at its last start."""
     last = place.logs.with_name("logs.last")
-    for folder in (place.logs, last):
+    for folder in (place.logs, last, place.working):
         folder.mkdir(parents=True, exist_ok=True)
+    place.tokens.unlink(missing_ok=True)
     _move(last, None)
     _move(place.logs, last)  # why this start fails must be read from its own
-    shutil.rmtree(place.working, ignore_errors=True)
-    place.working.mkdir()
+    _move(place.working, last)  # as what Java writes of a crash
     store = place.model_store.resolve()
     told = properties | {"vmargs": _vmargs(place, properties)}
     text = config.generate(told, releases, store, place.model_config, place.working)

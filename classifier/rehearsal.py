@@ -9,56 +9,65 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import tomlkit
-
-from . import archive, config, java, scratch
+from . import config, java, ports
 from .errors import ServerError
 from .launch import CONSOLE
-from .place import Place
 from .server import Server
 from .warmup import warm_up
+
+if TYPE_CHECKING:
+    from .place import Place
 
 SECONDS = 5.0
 """For how long each number of connections asks, after the warm-up of every start."""
 CONNECTIONS = (1, 8, 64)
 """How many ask at once, one number after the other: each has Java run something else, and what it
 has not compiled by the end it will have to compile then."""
-RECORDED = "torchserve.aot"
+WRITTEN = "AOTCache creation is complete"
+"""What Java says once the cache is whole: it writes it piece by piece."""
 
 
-def rehearse(configuration: Path = Place.config) -> Path:
-    """Make Java's cache, with the released weights, on free ports; return its path.
+def rehearse(place: Place) -> Path:
+    """Make Java's cache by serving what is released, on free ports; return its path.
 
     Args:
-        configuration: config.properties, as the server will have it.
+        place: whose releases and archives are served, by its configuration, beside what runs there.
 
     Raises:
         ServerError: TorchServe does not start, or Java writes no cache.
+        ArchiveError: an archive is missing or damaged.
         OSError: the environment's folder can't be written.
     """
     os.environ.pop("JAVA_HOME", None)  # the packaged Java alone has a cache
+    java.CACHE.parent.mkdir(exist_ok=True)
     # Beside the cache, so that it can take its place at one stroke.
     with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=java.CACHE.parent) as folder:
-        settings = config.read(configuration)
+        settings = config.read(place.config) | ports.settings()
         # Tokens are written where Java, as it ends, wants no files. Nobody else knows these ports.
         settings |= {"disable_token_authorization": "true"}
-        settings["vmargs"] = f"{settings.get('vmargs', '')} -XX:AOTCacheOutput=../{RECORDED}"
-        place = scratch.place(Path(folder), settings)
-        archive.build(archive.MODEL, archive.VERSION, Path(archive.WEIGHTS), place.model_store)
-        release = {"default": archive.VERSION, "versions": [archive.VERSION]}
-        place.releases.write_text(tomlkit.dumps({archive.MODEL: release}))
-        server = Server(place)
-        with server.lock():
-            server.start()
-            for connections in CONNECTIONS:
-                url = f"{server.inference}/predictions/{archive.MODEL}"
-                warm_up(url, SECONDS, connections=connections)
-            server.stop()  # Java writes the cache as it ends
-        recorded = place.run / RECORDED
-        if not recorded.exists():
-            said = (place.logs / CONSOLE).read_text(errors="replace").splitlines()
-            raise ServerError(f"Java has written no cache: {' '.join(said[-3:])}")
+        recorded = Path(folder) / "run" / "new.aot"
+        settings["vmargs"] = f"{settings.get('vmargs', '')} {java.AOT}CacheOutput=../new.aot"
+        own = replace(place, run=recorded.parent, config=config.write(settings, Path(folder)))
+        _serve(Server(own))
+        printed = (own.logs / CONSOLE).read_text(errors="replace")
+        if WRITTEN not in printed:
+            raise ServerError(f"Java has written no cache: {' '.join(printed.splitlines()[-3:])}")
         recorded.replace(java.CACHE)
     return java.CACHE
+
+
+def _serve(server: Server) -> None:
+    """Run a server as long as it takes to ask it; Java writes the cache as it ends."""
+    with server.lock():
+        server.start()
+        try:
+            for connections in CONNECTIONS:
+                for release in server.releases:
+                    url = f"{server.inference}/predictions/{release.model}"
+                    warm_up(url, SECONDS / len(server.releases), connections=connections)
+        finally:
+            server.stop()

@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from classifier import archive
+from classifier import archive, ports
 from training import cifar10
 
-from .deployment import Deployment, free_ports
+from .deployment import Deployment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +89,7 @@ def trucks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def free_port() -> int:
     """A port on which nobody listens."""
-    (port,) = free_ports(1)
+    (port,) = ports.free(1)
     return port
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +17,7 @@ import pytest
 import requests
 import yaml
 
-from classifier import config, log
+from classifier import config, log, ports
 from classifier.place import Place
 from classifier.process import wait as wait_until_ended
 from classifier.server import Server
@@ -177,7 +175,7 @@ class Deployment:
 
 def on_free_ports(text: str) -> str:
     """Put free ports into the text of a configuration; the hosts stay as they are."""
-    return with_ports(text, dict(zip(PORTS, free_ports(len(PORTS)), strict=True)))
+    return with_ports(text, dict(zip(PORTS, ports.free(len(PORTS)), strict=True)))
 
 
 def with_ports(text: str, ports: dict[str, int]) -> str:
@@ -186,19 +184,3 @@ def with_ports(text: str, ports: dict[str, int]) -> str:
         text, count = re.subn(rf"^({key}=.*?)\d+$", rf"\g<1>{port}", text, flags=re.MULTILINE)
         assert count == 1, key
     return text
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports on which nobody listens.
-
-    The kernel gives none of these to outgoing connections, so they stay free between two starts.
-    """
-    ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]
-    with contextlib.ExitStack() as taken:
-        ports: list[int] = []
-        while len(ports) < count:
-            port = random.randrange(10_000, max(int(ephemeral), 20_000))
-            with contextlib.suppress(OSError):
-                taken.enter_context(socket.create_server(("127.0.0.1", port)))
-                ports.append(port)
-        return ports

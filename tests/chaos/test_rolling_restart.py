@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from classifier import ports
+
 from ..conftest import do_without
-from ..deployment import Deployment, free_ports
+from ..deployment import Deployment
 from ..test_monitor import wait_for
 from .load import assert_all_right, load_on
 
@@ -52,7 +54,7 @@ def behind_nginx(servers: list[Deployment], folder: Path) -> Iterator[tuple[str,
         do_without("nginx is not installed")
     shutil.copytree("deploy/nginx", folder)
     (folder / "tmp").mkdir()
-    (port,) = free_ports(1)
+    (port,) = ports.free(1)
     path = folder / "nginx.conf"
     config = path.read_text().replace("127.0.0.1:8000", f"127.0.0.1:{port}")
     logged = f"log_format servers '$upstream_status'; access_log {SAID} servers;"

@@ -91,9 +91,11 @@ def is_nginx_own(failure: str) -> bool:
     """Tell whether a client's connection was closed by nginx: a server's failure would be a 502.
 
     At a reload its old processes close connections that wait for a request, even if one has just
-    been sent (before 1.27.4; then keepalive_min_timeout). A client sends it again.
+    been sent (before 1.27.4; then keepalive_min_timeout). If nginx had not read it yet, the kernel
+    resets the connection. A client sends it again.
     """
-    return "Server disconnected without sending a response" in failure
+    causes = ("Server disconnected without sending a response", "Connection reset by peer")
+    return any(cause in failure for cause in causes)
 
 
 def test_rolling_restart(

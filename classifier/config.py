@@ -98,8 +98,12 @@ def read(path: Path) -> Properties:
 def write(properties: Properties, folder: Path) -> Path:
     """Write a config.properties into a folder; return its path."""
     path = folder / "config.properties"
-    path.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+    path.write_text(_text(properties))
     return path
+
+
+def _text(properties: Properties) -> str:
+    return "".join(f"{key}={value}\n" for key, value in properties.items())
 
 
 def _is_address(value: str) -> bool:
@@ -242,7 +246,7 @@ def generate(
     kept |= {"model_store": str(model_store), "model_snapshot": json.dumps(snapshot)}
     kept |= {key: _as_seen_from(run, kept[key]) for key in FILES if key in kept}
     head = "# Generated from config.properties and releases.toml at each start.\n"
-    return head + "".join(f"{key}={value}\n" for key, value in kept.items())
+    return head + _text(kept)
 
 
 def _as_seen_from(folder: Path, value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -43,6 +44,7 @@ def home() -> tuple[Path, str | None]:
     return Path(own), None
 
 
+@functools.cache  # a start asks twice: what to tell Java, and where it is
 def version(java_home: Path) -> int | None:
     """Return the major version of the Java in a folder, or None where none runs."""
     try:

@@ -17,7 +17,6 @@ from . import config, java, ports
 from .errors import ServerError
 from .launch import CONSOLE
 from .server import Server
-from .warmup import warm_up
 
 if TYPE_CHECKING:
     from .place import Place
@@ -66,8 +65,6 @@ def _serve(server: Server) -> None:
         server.start()
         try:
             for connections in CONNECTIONS:
-                for release in server.releases:
-                    url = f"{server.inference}/predictions/{release.model}"
-                    warm_up(url, SECONDS / len(server.releases), connections=connections)
+                server.warm_up(SECONDS, connections)
         finally:
             server.stop()

@@ -31,7 +31,7 @@ from . import (
 from .client import Client
 from .errors import ArchiveError, ClassifierError, ReleasesError, ServerError
 from .tokens import Kind, TokenAuth
-from .warmup import warm_up
+from .warmup import CONNECTIONS, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -223,11 +223,26 @@ class Server:
         try:
             self._launch(archives, to_stdout)
             self._wait()
-            self._warm_up()
+            self.warm_up(self.place.warm_up)
             self._watch()
         except BaseException:
             self._end()
             raise
+
+    def warm_up(self, seconds: float, connections: int = CONNECTIONS) -> None:
+        """Let Java compile what a request runs: without that, the first seconds are slow.
+
+        Args:
+            seconds: for which all models together are asked.
+            connections: how many ask at once.
+
+        Raises:
+            ServerError: it does not answer.
+        """
+        told = self.releases
+        for release in told:
+            url = f"{self.inference}/predictions/{release.model}"
+            warm_up(url, seconds / len(told), self.authorization(), connections)
 
     def check(self) -> None:
         """Compare the running server with releases.toml and the archives.
@@ -349,12 +364,6 @@ class Server:
             if found and time.monotonic() > deadline:
                 raise ServerError(self._failure(f"TorchServe is not ready: {'; '.join(found)}"))
             time.sleep(POLL if found else 0)
-
-    def _warm_up(self) -> None:
-        """Let Java compile what a request runs: without that, the first seconds are slow."""
-        for release in self.releases:
-            url = f"{self.inference}/predictions/{release.model}"
-            warm_up(url, self.place.warm_up / len(self.releases), self.authorization())
 
     def _watch(self) -> None:
         """Start the monitor, and wait until it says that the server is ready."""

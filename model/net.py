@@ -23,23 +23,24 @@ class Net(nn.Module):
     parameter names are a public contract: weights trained elsewhere for this net load here.
 
     Attributes:
-        READERS: which layer reads what each norm puts out. `training/int8.py` makes the ranges of
-            these alike; a net without it does without.
+        CHANNELS: which layer makes channels, which norm follows it, and which layer, and no other,
+            reads what comes of it. `training/slim.py` leaves out what can be spared of them, and
+            `training/int8.py` makes their ranges alike; a net without it does without.
 
     Args:
         classes: number of outputs.
         dropout: rates of dropout1 … dropout4, each in [0, 1); they matter in training only.
     """
 
-    READERS: ClassVar = {
-        "norm1": "conv2",
-        "norm2": "conv3",
-        "norm3": "conv4",
-        "norm4": "conv5",
-        "norm5": "conv6",
-        "norm6": "fc1",
-        "norm7": "fc2",
-    }
+    CHANNELS: ClassVar = (
+        ("conv1", "norm1", "conv2"),
+        ("conv2", "norm2", "conv3"),
+        ("conv3", "norm3", "conv4"),
+        ("conv4", "norm4", "conv5"),
+        ("conv5", "norm5", "conv6"),
+        ("conv6", "norm6", "fc1"),
+        ("fc1", "norm7", "fc2"),
+    )
 
     def __init__(self, classes: int = 10, dropout: Sequence[float] = DROPOUT) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ from model.engine_openvino import SIZES, OpenVinoEngine
 from model.engine_torch import CudaEngine, TorchEngine
 from model.net import Net
 from model.weights import INT8, LOCK, WEIGHTS, fit, read
-from training import int8
+from training import int8, slim
 from training.data import Images
 
 from . import reference
@@ -145,6 +145,35 @@ def test_a_channel_of_a_wide_range_takes_nothing_from_the_others() -> None:
     graph, constants = int8.quantise(net, Images(pixels, torch.zeros(100, dtype=torch.int64)))
     integers = OpenVinoEngine(graph, constants, threads=1).probabilities(pixels.numpy())
     assert abs(integers - floats).max() < 0.1
+
+
+def test_a_channel_that_others_can_stand_in_for_is_left_out() -> None:
+    """Of 40, 20 are of their own, 17 are sums of these, and three are constant."""
+    generator = torch.Generator().manual_seed(0)
+    own = torch.randn(1000, 20, generator=generator, dtype=torch.float64)
+    sums = own[:, :17] + own[:, 1:18]
+    pixels = torch.cat([own, sums, torch.tensor([[0.0, 2, -3]]).expand(1000, 3).double()], 1)
+    pixels = pixels[:, torch.randperm(40, generator=generator)]
+    weight = torch.randn(50, 40, 1, generator=generator, dtype=torch.float64)
+    bias = torch.randn(50, generator=generator, dtype=torch.float64)
+    reading = slim.Reading(pixels.mean(0), pixels.T.cov(correction=0), weight, bias)
+    kept, thin_weight, thin_bias = slim.thin(reading)
+    assert len(kept) == 32, "they are left out by 16, so 20 can't be had"
+    expected = pixels @ weight[:, :, 0].T + bias
+    found = pixels[:, kept] @ thin_weight[:, :, 0].T + thin_bias
+    assert abs(found - expected).max() < 1e-3
+
+
+def test_a_net_of_fewer_channels_answers_the_same() -> None:
+    net = fit(read(Path("model") / WEIGHTS, Path("model") / LOCK), 10)
+    pixels = torch.from_numpy(np.stack([model.decode(image) for image in crops(100)]))
+    other = torch.from_numpy(np.stack([model.decode(image) for image in list(crops(200))[100:]]))
+    slender = slim.slimmed(net, pixels.split(50))
+    assert len(slender.conv1.weight) < len(net.conv1.weight) == 64
+    assert slender.conv2.weight.shape[1] == len(slender.norm1.weight) == len(slender.conv1.weight)
+    assert len(slender.fc1.weight) == 256, "of 100 images, too few to know"
+    floats = TorchEngine(net).probabilities(other.numpy())
+    assert abs(TorchEngine(slender).probabilities(other.numpy()) - floats).max() < 0.1
 
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])

@@ -17,6 +17,8 @@ from model.engine_torch import Pipeline
 from model.image import SHAPE, normalise
 from model.weights import INT8
 
+from .slim import slimmed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -55,7 +57,9 @@ def quantise(net: Net, images: Images, seed: int = 0) -> tuple[bytes, bytes]:
     with warnings.catch_warnings():  # OpenVINO traces, which torch would have end
         warnings.simplefilter("ignore", DeprecationWarning)
         graph = openvino.convert_model(
-            Pipeline(equalised(net, pixels)), input=[-1, *SHAPE], example_input=images.pixels[:2]
+            Pipeline(equalised(slimmed(net, pixels), pixels)),
+            input=[-1, *SHAPE],
+            example_input=images.pixels[:2],
         )
     quantised = nncf.quantize(
         graph,
@@ -77,18 +81,18 @@ def equalised(net: Net, batches: Sequence[torch.Tensor]) -> Net:
     blown up by its batch norm, and where one has a wide range, little is left for the others. So
     each channel is divided, behind its norm, by some of its range, and the weights that read it
     are multiplied by as much, as in SmoothQuant (Xiao et al., 2022). A net that does not say which
-    layers these are, in READERS, comes back as it is.
+    layers these are, in CHANNELS, comes back as it is.
 
     Args:
         net: in evaluation mode, on the CPU.
         batches: images, uint8 N×32×32×3, from which the ranges are read.
     """
-    readers = getattr(net, "READERS", {})
-    if not readers:  # nothing to look for in all these images
+    channels = getattr(net, "CHANNELS", ())
+    if not channels:  # nothing to look for in all these images
         return net
     net = copy.deepcopy(net)
-    ranges = _ranges(net, readers, batches)
-    for name, reader in readers.items():
+    ranges = _ranges(net, [norm for _, norm, _ in channels], batches)
+    for _, name, reader in channels:
         norm, weights = getattr(net, name), getattr(net, reader).weight
         by_channel = weights.view(len(weights), len(norm.weight), -1)  # a view: it is written to
         scale = (ranges[name] / by_channel.abs().amax((0, 2)).clamp_min(LEAST)).sqrt()

@@ -590,7 +590,7 @@ def test_integers_that_cost_too_much_are_not_written(
     for name in INT8:
         (tmp_path / name).write_text("of an earlier run")
     net, held_out = Net(2).eval(), blobs(40)
-    monkeypatch.setattr(int8, "quantise", lambda *_: (b"graph", b"constants"))
+    monkeypatch.setattr(int8, "quantise", lambda *_, **__: (b"graph", b"constants"))
     monkeypatch.setattr(release, "OpenVinoEngine", lambda *_: TorchEngine(net))
     monkeypatch.setattr(int8, "costs_too_much", lambda *_: True)
     found = TorchEngine(net).probabilities(held_out.pixels.numpy())
@@ -598,6 +598,25 @@ def test_integers_that_cost_too_much_are_not_written(
     assert release.write_int8(net, found, dataset, tmp_path) == {}
     assert "released in floats alone" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_integers_of_all_channels_are_written_where_fewer_cost_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, held_out, judged = Net(2).eval(), blobs(40), []
+
+    def quantise(*_: object, slim: bool) -> tuple[bytes, bytes]:
+        judged.append(slim)
+        return b"slim" if slim else b"whole", b"constants"
+
+    monkeypatch.setattr(int8, "quantise", quantise)
+    monkeypatch.setattr(release, "OpenVinoEngine", lambda *_: TorchEngine(net))
+    monkeypatch.setattr(int8, "costs_too_much", lambda *_: judged == [True])
+    found = TorchEngine(net).probabilities(held_out.pixels.numpy())
+    dataset = Dataset(("dark", "light"), blobs(128), held_out, "val")
+    assert release.write_int8(net, found, dataset, tmp_path)["int8"]["agreement"] == 1
+    assert judged == [True, False]
+    assert (tmp_path / INT8[0]).read_bytes() == b"whole"
 
 
 def test_each_image_is_seen_once_an_epoch_and_mirrored_in_the_next(

@@ -37,13 +37,14 @@ LEAST_AGREEMENT = 0.99
 """The share of held-out images to which both must give the same label."""
 
 
-def quantise(net: Net, images: Images, seed: int = 0) -> tuple[bytes, bytes]:
+def quantise(net: Net, images: Images, seed: int = 0, *, slim: bool = True) -> tuple[bytes, bytes]:
     """Return OpenVINO's graph (.xml) and constants (.bin) of a net in 8-bit integers.
 
     Args:
         net: in evaluation mode, on the CPU.
         images: those it was trained on.
         seed: draws which of them calibrate it.
+        slim: whether channels are left out that others can stand in for.
     """
     os.environ["CI"] = "true"  # else nncf might ask whether it may send usage data to Intel
     import nncf  # here, for both take seconds
@@ -54,6 +55,8 @@ def quantise(net: Net, images: Images, seed: int = 0) -> tuple[bytes, bytes]:
     chosen = torch.randperm(len(images.targets), generator=generator)[:CALIBRATION]
     pixels = images.pixels[chosen].split(BATCH)
     batches = [batch.numpy() for batch in pixels]
+    if slim:
+        net = slimmed(net, pixels)
     with warnings.catch_warnings():  # OpenVINO traces, which torch would have end
         warnings.simplefilter("ignore", DeprecationWarning)
         graph = openvino.convert_model(

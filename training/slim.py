@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,38 +18,24 @@ if TYPE_CHECKING:
     from model.net import Net
 
 STEP = 16
-"""As many channels of float32 as a vector of AVX-512 holds: fewer than a multiple save nothing."""
-MOST_LOST = 1e-3
-"""The share of what a layer reads, [0, 1], that may be lost: far less than 8 bits cost."""
+"""What stays is a multiple of it, as many sums of 32 bits as a vector of AVX-512 holds."""
+MOST_MISSED = 1e-3
+"""What may be missed of all that a layer reads, [0, 1]: far less than 8 bits cost."""
 ENOUGH = 20
-"""Pixels seen for each channel: of fewer, channels seem to tell of each other by chance."""
+"""Pixels for each channel, without which channels seem to tell of each other by chance."""
 RIDGE = 1e-9
-"""Times the mean variance, added to each channel's: one that never changes has none."""
-
-
-class Reading(NamedTuple):
-    """What a layer reads.
-
-    Attributes:
-        mean: of each of C channels, float64.
-        covariance: float64 C×C.
-        weight: of the layer, float64 outputs×C×positions.
-        bias: of the layer, float64 outputs.
-    """
-
-    mean: Tensor
-    covariance: Tensor
-    weight: Tensor
-    bias: Tensor
+"""Added to each channel's mean square, which is 1, or 0 of one that is always 0."""
+LEAST = 1e-12
+"""A channel whose values are smaller is always 0."""
 
 
 @torch.no_grad()
 def slimmed(net: Net, batches: Sequence[Tensor]) -> Net:
     """Return a net of fewer channels that answers almost the same.
 
-    After training, some channels are 0 for every image, and some are almost sums of others. Such a
-    channel is left out, and whoever read it reads the others in its place. A net that does not say
-    which layers these are, in CHANNELS, comes back as it is.
+    After training, some channels are the same for every image, and some are almost sums of others.
+    Such a channel is left out, and the layer that read it reads the others in its place. A net
+    that does not say which layers these are, in CHANNELS, comes back as it is.
 
     Args:
         net: in evaluation mode, on the CPU.
@@ -59,70 +45,75 @@ def slimmed(net: Net, batches: Sequence[Tensor]) -> Net:
     if not channels:  # nothing to look for in all these images
         return net
     net = copy.deepcopy(net)
-    seen = _seen(net, batches)
-    for name, norm, reader in channels:
-        pixels, mean, covariance = seen[norm]
-        if pixels < ENOUGH * len(mean):
+    moments = _moments(net, batches)
+    for maker, norm, reader in channels:
+        if norm not in moments:
             continue
-        layer, after, reads = (getattr(net, part) for part in (name, norm, reader))
-        weight = reads.weight.double().reshape(len(reads.weight), len(mean), -1)
-        kept, weight, bias = thin(Reading(mean, covariance, weight, reads.bias.double()))
-        parts = (after.weight, after.bias, after.running_mean, after.running_var)
-        for part in (layer.weight, layer.bias, *parts):
-            part.data = part[kept]
-        shape = (len(weight), -1, *reads.weight.shape[2:])
-        reads.weight.data, reads.bias.data = weight.reshape(shape).float(), bias.float()
+        layer, after, reads = (getattr(net, name) for name in (maker, norm, reader))
+        moment, weight = moments[norm], reads.weight
+        by_channel = weight.double().reshape(len(weight), len(moment), -1)
+        kept, by_channel = thin(moment, by_channel)
+        # Only tensors change: what layers say of their numbers of channels is for people.
+        weight.data = by_channel.reshape(len(weight), -1, *weight.shape[2:]).float()
+        for part in (layer.weight, layer.bias, *after.parameters()):
+            if part is not None:
+                part.data = part[kept]
+        after.running_mean, after.running_var = after.running_mean[kept], after.running_var[kept]
     return net
 
 
-def thin(reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
-    """Leave out the channels that a layer can best do without, in numbers that divide by STEP.
+def thin(moment: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave out the channels that a layer can best do without.
 
     The cheapest goes first: that of which the least is left when the others have told of it what
     they can, times the square of the weights that read it. Its weights move to the others, and the
-    next one is sought, as in Optimal Brain Surgeon (Hassibi and Stork, 1993).
+    next one is sought, as in Optimal Brain Surgeon (Hassibi and Stork, 1993). No constant helps the
+    others: what pads a picture is 0 in each channel, where a constant would not be.
+
+    Args:
+        moment: the mean of the products of each two channels, float64 C×C.
+        weight: of the layer that reads them, float64 outputs×C×positions.
 
     Returns:
-        The indices of the channels kept, int64 C', and the layer's weight, float64
-        outputs×C'×positions, and bias, float64 outputs.
+        The indices of the channels that stay, int64, as many as STEP divides or all; and the
+        weight for them.
     """
-    mean, covariance, weight, bias = reading
-    variance = covariance.diag()
-    allowed = MOST_LOST * (variance * weight.square().sum((0, 2))).sum()
-    covariance = covariance + RIDGE * variance.mean() * torch.eye(len(mean))
-    kept = torch.arange(len(mean))
-    best = kept, weight, bias
+    size = moment.diag().sqrt().clamp_min(LEAST)  # as the unit of each channel: all count alike
+    moment = moment / torch.outer(size, size) + RIDGE * torch.eye(len(size))
+    weight = weight * size.view(1, -1, 1)
+    left = MOST_MISSED * weight.square().sum()
+    kept = torch.arange(len(size))
+    best = kept, weight
     while len(kept) > STEP:
-        precision = torch.linalg.inv(covariance)  # anew: updated, it would soon be all rounding
-        costs = weight.square().sum((0, 2)) / precision.diag()
+        inverse = torch.linalg.inv(moment)  # anew: updated, it would soon be all rounding
+        costs = weight.square().sum((0, 2)) / inverse.diag()
         gone = int(costs.argmin())
-        allowed = allowed - costs[gone]
-        if allowed < 0:
+        left = left - costs[gone]
+        if not left >= 0:  # nor if it is no number
             break
         others = torch.arange(len(kept)) != gone
-        proportions = -precision[gone] / precision[gone, gone]  # of the others, in its place
-        constant = mean[gone] - proportions[others] @ mean[others]
-        bias = bias + constant * weight[:, gone].sum(1)
+        proportions = -inverse[gone] / inverse[gone, gone]  # of the others, in its place
         weight = (weight + proportions.view(1, -1, 1) * weight[:, gone : gone + 1])[:, others]
-        mean, covariance, kept = mean[others], covariance[others][:, others], kept[others]
+        moment, kept = moment[others][:, others], kept[others]
         if len(kept) % STEP == 0:
-            best = kept, weight, bias
-    return best
+            best = kept, weight
+    kept, weight = best
+    return kept, weight / size[kept].view(1, -1, 1)
 
 
-def _seen(net: Net, batches: Iterable[Tensor]) -> dict[str, tuple[int, Tensor, Tensor]]:
-    """Return, by the name of a norm, what the layer after it reads of these images.
+def _moments(net: Net, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Return, by the name of a norm, the mean products of the channels that the next layer reads.
 
-    Returns:
-        How many pixels, and their mean and covariance by channel, float64 C and C×C.
+    Of a layer that reads too few pixels there are none. A linear one reads one of each image, or
+    as many as were flattened.
     """
-    sums: dict[str, tuple[int, Tensor, Tensor]] = {}
+    sums: dict[str, Tensor] = {}
+    pixels: dict[str, int] = {}
 
     def note(norm: str, width: int, _: object, read: tuple[Tensor]) -> None:
-        # What a linear layer reads is flattened: channels, and the pixels of each.
         found = read[0].reshape(len(read[0]), width, -1).transpose(0, 1).flatten(1).double()
-        count, total, squares = sums.get(norm, (0, 0, 0))
-        sums[norm] = count + found.shape[1], total + found.sum(1), squares + found @ found.T
+        sums[norm] = sums.get(norm, 0) + found @ found.T
+        pixels[norm] = pixels.get(norm, 0) + found.shape[1]
 
     hooks = [
         getattr(net, reader).register_forward_pre_hook(
@@ -134,8 +125,8 @@ def _seen(net: Net, batches: Iterable[Tensor]) -> dict[str, tuple[int, Tensor, T
         net(normalise(batch))
     for hook in hooks:
         hook.remove()
-    means = {norm: total / count for norm, (count, total, _) in sums.items()}
     return {
-        norm: (count, means[norm], squares / count - torch.outer(means[norm], means[norm]))
-        for norm, (count, _, squares) in sums.items()
+        norm: products / pixels[norm]
+        for norm, products in sums.items()
+        if pixels[norm] >= ENOUGH * len(products)
     }

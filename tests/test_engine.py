@@ -142,9 +142,11 @@ def test_a_channel_of_a_wide_range_takes_nothing_from_the_others() -> None:
     same = int8.equalised(net, [pixels])
     floats = TorchEngine(net).probabilities(pixels.numpy())
     assert abs(TorchEngine(same).probabilities(pixels.numpy()) - floats).max() < 1e-5
-    graph, constants = int8.quantise(net, Images(pixels, torch.zeros(100, dtype=torch.int64)))
+    images = Images(pixels, torch.zeros(100, dtype=torch.int64))
+    graph, constants = int8.quantise(net, images)
     integers = OpenVinoEngine(graph, constants, threads=1).probabilities(pixels.numpy())
     assert abs(integers - floats).max() < 0.1
+    assert len(int8.quantise(net, images, slim=False)[1]) > len(constants), "all channels"
 
 
 @pytest.mark.parametrize("scale", [1, 1e6])

@@ -60,7 +60,7 @@ def quantise(net: Net, images: Images, seed: int = 0, *, slim: bool = True) -> t
     with warnings.catch_warnings():  # OpenVINO traces, which torch would have end
         warnings.simplefilter("ignore", DeprecationWarning)
         graph = openvino.convert_model(
-            Pipeline(equalised(slimmed(net, pixels), pixels)),
+            Pipeline(equalised(net, pixels)),
             input=[-1, *SHAPE],
             example_input=images.pixels[:2],
         )

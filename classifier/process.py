@@ -144,8 +144,13 @@ def wait(processes: list[psutil.Process], deadline: float) -> list[psutil.Proces
 
 
 def ended(process: psutil.Process) -> bool:
-    """Tell whether a process has ended, perhaps waiting for its parent to notice."""
+    """Tell whether a process has ended, perhaps waiting for its parent to notice.
+
+    One whose first thread is gone is called a zombie, though others may hold its ports still.
+    """
     try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        if not process.is_running():
+            return True
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
     except psutil.NoSuchProcess:
         return True

@@ -15,6 +15,8 @@ import pytest
 from classifier.errors import ServerError
 from classifier.process import end, ended, exclusive, find, identity, wait
 
+from .test_monitor import wait_for
+
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 LAST_ACT = """
 import pathlib, signal, subprocess, sys
@@ -100,6 +102,20 @@ def test_one_that_has_ended_is_none_though_nobody_has_asked_for_its_end() -> Non
         os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOWAIT)
         assert Path(f"/proc/{program.pid}").exists()
         assert identity(program.pid) is None
+
+
+def test_one_runs_as_long_as_any_of_its_threads() -> None:
+    code = """
+import ctypes, threading
+threading.Thread(target=input).start()
+ctypes.CDLL(None).syscall(60, 0)  # exit, of this thread alone
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as started:
+        process = psutil.Process(started.pid)
+        wait_for(lambda: process.status() == psutil.STATUS_ZOMBIE)
+        assert not ended(process)
+        started.communicate(b"\n", timeout=30)
+        assert ended(process)
 
 
 def test_another_is_waited_for_as_long_as_is_said(tmp_path: Path) -> None:

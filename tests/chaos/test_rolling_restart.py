@@ -92,15 +92,9 @@ def is_nginx_own(failure: str) -> bool:
 
     At a reload its old processes close connections that wait for a request, even if one has just
     been sent (before 1.27.4; then keepalive_min_timeout). If nginx had not read it yet, the kernel
-    resets the connection, or breaks it while the client still writes. A client sends it again.
+    resets the connection. A client sends it again.
     """
-    causes = (
-        "Server disconnected without sending a response",
-        "Connection reset by peer",
-        "Broken pipe",
-        "ReadError",  # of these two httpx says no more where the connection broke
-        "WriteError",
-    )
+    causes = ("Server disconnected without sending a response", "Connection reset by peer")
     return any(cause in failure for cause in causes)
 
 

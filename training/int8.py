@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from model.engine_torch import Pipeline
-from model.image import SHAPE, normalise
+from model.image import SHAPE
 from model.weights import INT8
 
-from .slim import slimmed
+from .slim import leave_out, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from model.net import Net
 
@@ -55,14 +55,15 @@ def quantise(net: Net, images: Images, seed: int = 0, *, slim: bool = True) -> t
     chosen = torch.randperm(len(images.targets), generator=generator)[:CALIBRATION]
     pixels = images.pixels[chosen].split(BATCH)
     batches = [batch.numpy() for batch in pixels]
-    if slim:
-        net = slimmed(net, pixels)
+    if hasattr(net, "CHANNELS"):  # else there is nothing to look for in all these images
+        net = copy.deepcopy(net)
+        if slim:
+            leave_out(net, pixels)
+        equalise(net, pixels)
     with warnings.catch_warnings():  # OpenVINO traces, which torch would have end
         warnings.simplefilter("ignore", DeprecationWarning)
         graph = openvino.convert_model(
-            Pipeline(equalised(net, pixels)),
-            input=[-1, *SHAPE],
-            example_input=images.pixels[:2],
+            Pipeline(net), input=[-1, *SHAPE], example_input=images.pixels[:2]
         )
     quantised = nncf.quantize(
         graph,
@@ -77,25 +78,20 @@ def quantise(net: Net, images: Images, seed: int = 0, *, slim: bool = True) -> t
 
 
 @torch.no_grad()
-def equalised(net: Net, batches: Sequence[torch.Tensor]) -> Net:
-    """Return a net that answers the same, whose channels have ranges that are more alike.
+def equalise(net: Net, batches: Iterable[torch.Tensor]) -> None:
+    """Make the ranges of a net's channels more alike; it answers the same.
 
     A tensor of activations has one scale in 8-bit integers. A channel that is almost always 0 is
     blown up by its batch norm, and where one has a wide range, little is left for the others. So
     each channel is divided, behind its norm, by some of its range, and the weights that read it
-    are multiplied by as much, as in SmoothQuant (Xiao et al., 2022). A net that does not say which
-    layers these are, in CHANNELS, comes back as it is.
+    are multiplied by as much, as in SmoothQuant (Xiao et al., 2022).
 
     Args:
-        net: in evaluation mode, on the CPU.
+        net: in evaluation mode, on the CPU; it is changed.
         batches: images, uint8 N×32×32×3, from which the ranges are read.
     """
-    channels = getattr(net, "CHANNELS", ())
-    if not channels:  # nothing to look for in all these images
-        return net
-    net = copy.deepcopy(net)
-    ranges = _ranges(net, [norm for _, norm, _ in channels], batches)
-    for _, name, reader in channels:
+    ranges = _ranges(net, batches)
+    for _, name, reader in net.CHANNELS:
         norm, weights = getattr(net, name), getattr(net, reader).weight
         by_channel = weights.view(len(weights), len(norm.weight), -1)  # a view: it is written to
         scale = (ranges[name] / by_channel.abs().amax((0, 2)).clamp_min(LEAST)).sqrt()
@@ -103,12 +99,9 @@ def equalised(net: Net, batches: Sequence[torch.Tensor]) -> Net:
         norm.weight.div_(scale)
         norm.bias.div_(scale)
         by_channel.mul_(scale.view(1, -1, 1))
-    return net
 
 
-def _ranges(
-    net: Net, norms: Iterable[str], batches: Sequence[torch.Tensor]
-) -> dict[str, torch.Tensor]:
+def _ranges(net: Net, batches: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the largest value, without its sign, of each channel behind each norm."""
     ranges: dict[str, torch.Tensor] = {}
 
@@ -116,11 +109,9 @@ def _ranges(
         found = output.abs().transpose(0, 1).flatten(1).amax(1)
         ranges[name] = torch.maximum(ranges.get(name, found), found)
 
+    norms = [norm for _, norm, _ in net.CHANNELS]
     hooks = [getattr(net, norm).register_forward_hook(partial(note, norm)) for norm in norms]
-    for batch in batches:
-        net(normalise(batch))
-    for hook in hooks:
-        hook.remove()
+    show(net, batches, hooks)
     return ranges
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,9 +10,10 @@ import torch
 from model.image import normalise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from torch import Tensor
+    from torch.utils.hooks import RemovableHandle
 
     from model.net import Net
 
@@ -30,23 +30,18 @@ LEAST = 1e-12
 
 
 @torch.no_grad()
-def slimmed(net: Net, batches: Sequence[Tensor]) -> Net:
-    """Return a net of fewer channels that answers almost the same.
+def leave_out(net: Net, batches: Iterable[Tensor]) -> None:
+    """Take channels from a net that then answers almost the same.
 
     After training, some channels are the same for every image, and some are almost sums of others.
-    Such a channel is left out, and the layer that read it reads the others in its place. A net
-    that does not say which layers these are, in CHANNELS, comes back as it is.
+    Such a channel is left out, and the layer that read it reads the others in its place.
 
     Args:
-        net: in evaluation mode, on the CPU.
+        net: in evaluation mode, on the CPU; it is changed.
         batches: images, uint8 N×32×32×3, by which the channels are compared.
     """
-    channels = getattr(net, "CHANNELS", ())
-    if not channels:  # nothing to look for in all these images
-        return net
-    net = copy.deepcopy(net)
     moments = _moments(net, batches)
-    for maker, norm, reader in channels:
+    for maker, norm, reader in net.CHANNELS:
         if norm not in moments:
             continue
         layer, after, reads = (getattr(net, name) for name in (maker, norm, reader))
@@ -59,7 +54,6 @@ def slimmed(net: Net, batches: Sequence[Tensor]) -> Net:
             if part is not None:
                 part.data = part[kept]
         after.running_mean, after.running_var = after.running_mean[kept], after.running_var[kept]
-    return net
 
 
 def thin(moment: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,12 +115,17 @@ def _moments(net: Net, batches: Iterable[Tensor]) -> dict[str, Tensor]:
         )
         for _, norm, reader in net.CHANNELS
     ]
-    for batch in batches:
-        net(normalise(batch))
-    for hook in hooks:
-        hook.remove()
+    show(net, batches, hooks)
     return {
         norm: products / pixels[norm]
         for norm, products in sums.items()
         if pixels[norm] >= ENOUGH * len(products)
     }
+
+
+def show(net: Net, batches: Iterable[Tensor], hooks: Iterable[RemovableHandle]) -> None:
+    """Show images, uint8 N×32×32×3, to a net, and remove the hooks that have watched it."""
+    for batch in batches:
+        net(normalise(batch))
+    for hook in hooks:
+        hook.remove()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import tenacity
 
 from . import config
 from .errors import ServerError, error_of
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 TIMEOUT = 10.0  # seconds
 ARCHIVE_TIMEOUT = 60.0  # seconds until an archive is unpacked
+LISTINGS = 5
+"""How often versions are listed at most, when some go meanwhile."""
+
+
+class VersionGoneError(ServerError):
+    """The server has no such version, or no longer."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,16 @@ class Management:
         """Return the READY workers of each registered version, by model and version."""
         return {(m, v): ready for m in self.models() for v, ready in self.versions(m).items()}
 
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type(VersionGoneError),
+        stop=tenacity.stop_after_attempt(LISTINGS),
+        reraise=True,
+    )
     def staffing(self, model: str) -> dict[str, tuple[int, int]]:
-        """Return of each registered version its READY workers, and how many it shall have."""
+        """Return of each registered version its READY workers, and how many it shall have.
+
+        TorchServe looks for each version that it has just listed, and answers 404 if one is gone.
+        """
         return {
             version["modelVersion"]: (
                 sum(worker["status"] == "READY" for worker in version["workers"]),
@@ -135,8 +150,10 @@ class Management:
     def _call(self, method: str, path: str, timeout: float = TIMEOUT) -> Any:
         answer = self._http.request(method, path, timeout=timeout)
         if answer.is_error:
-            raise ServerError(
-                f"{self.url}{path} answers {answer.status_code}: {error_of(answer)[1]}"
+            kind, message = error_of(answer)
+            is_gone = kind == "ModelVersionNotFoundException"
+            raise (VersionGoneError if is_gone else ServerError)(
+                f"{self.url}{path} answers {answer.status_code}: {message}"
             )
         return answer.json()
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from unittest.mock import create_autospec
 
+import httpx
 import pytest
 import requests
 import torch
 from safetensors.torch import load_file
 
 from classifier import archive
+from classifier.errors import ServerError
 from classifier.management import Management, differences
 from classifier.process import wait as wait_until_ended
 from classifier.releases import Release
@@ -130,3 +132,29 @@ def test_what_is_served_as_it_is_released_does_not_differ() -> None:
     api.registered.return_value = {("a", "1.0"): 2}
     api.default.return_value = "1.0"
     assert differences(api, [Release("a", "1.0", ("1.0",), workers=2)]) == []
+
+
+GONE = {"code": 404, "type": "ModelVersionNotFoundException", "message": "1.0 does not exist"}
+LISTED = {"modelVersion": "2.0", "workers": [{"status": "READY"}], "minWorkers": 2}
+
+
+def management_that_gets(*answers: httpx.Response) -> Management:
+    """Return a management API that gets these answers, one after the other, for a race."""
+    rest = iter(answers)
+    management = Management("http://server")
+    transport = httpx.MockTransport(lambda request: next(rest))
+    management._http = httpx.Client(base_url=management.url, transport=transport)
+    return management
+
+
+def test_versions_are_listed_again_when_one_goes_meanwhile() -> None:
+    gone, listed = httpx.Response(404, json=GONE), httpx.Response(200, json=[LISTED])
+    assert management_that_gets(gone, gone, listed).staffing("cifar10") == {"2.0": (1, 2)}
+    with pytest.raises(ServerError, match=r"404: 1\.0 does not exist"):
+        management_that_gets(*[gone] * 5).staffing("cifar10")
+
+
+def test_what_the_server_refuses_is_not_asked_again() -> None:
+    refusal = {"code": 404, "type": "ModelNotFoundException", "message": "no pets"}
+    with pytest.raises(ServerError, match="404: no pets"):
+        management_that_gets(httpx.Response(404, json=refusal)).versions("pets")

@@ -50,7 +50,7 @@ def quantise(net: Net, images: Images, seed: int = 0, *, slim: bool = True) -> t
     import nncf  # here, for both take seconds
     import openvino
 
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # not of its handlers: a host may share them
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(images.targets), generator=generator)[:CALIBRATION]
     pixels = images.pixels[chosen].split(BATCH)

@@ -25,7 +25,7 @@ LISTINGS = 5
 """How often versions are listed at most, when some go meanwhile."""
 
 
-class VersionGoneError(ServerError):
+class _VersionGoneError(ServerError):
     """The server has no such version, or no longer."""
 
 
@@ -74,7 +74,7 @@ class Management:
         return {(m, v): ready for m in self.models() for v, ready in self.versions(m).items()}
 
     @tenacity.retry(
-        retry=tenacity.retry_if_exception_type(VersionGoneError),
+        retry=tenacity.retry_if_exception_type(_VersionGoneError),
         stop=tenacity.stop_after_attempt(LISTINGS),
         reraise=True,
     )
@@ -152,7 +152,7 @@ class Management:
         if answer.is_error:
             kind, message = error_of(answer)
             is_gone = kind == "ModelVersionNotFoundException"
-            raise (VersionGoneError if is_gone else ServerError)(
+            raise (_VersionGoneError if is_gone else ServerError)(
                 f"{self.url}{path} answers {answer.status_code}: {message}"
             )
         return answer.json()

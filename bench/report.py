@@ -11,13 +11,16 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import psutil
 from matplotlib.figure import Figure
 
+from classifier import java
+
 from .page import put, spread, table
-from .servers import Ours
+from .servers import PEERS, Ours
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from matplotlib.axes import Axes
 
@@ -29,6 +32,14 @@ Failures = dict[str, list[str]]
 OURS = Ours.name
 STYLES = {"engine": "-", "tutorial": "--"}
 """How lines are drawn, by kind."""
+INSTRUCTIONS = {
+    "amx_int8": "AMX",
+    "avx512_vnni": "AVX-512 with VNNI",
+    "avx_vnni": "AVX2 with VNNI",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+}
+"""What a processor has for a net in 8-bit integers, by its flag in Linux, fastest first."""
 
 
 def summary(rows: list[Row], failed: Failures) -> str:
@@ -43,7 +54,7 @@ def write(rows: list[Row], failed: Failures, docs: Path) -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     _scaling(rows).savefig(pictures / "scaling.png", dpi=100)
     _frontier(rows).savefig(pictures / "latency.png", dpi=100)
-    measured = f"{machine()}; n = {_rounds(rows)} rounds"
+    measured = f"{machine({row['server'] for row in rows})}; n = {_rounds(rows)} rounds"
     put(docs / "benchmarks.md", "servers", f"{measured}\n\n{summary(rows, failed)}")
 
 
@@ -51,18 +62,24 @@ def _rounds(rows: list[Row]) -> int:
     return len({row["round"] for row in rows})
 
 
-def machine() -> str:
-    """Return on what, with what and when it was measured."""
-    cpu = next(
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
+def machine(peers: Collection[str] = ()) -> str:
+    """Return on what, with what and when it was measured.
+
+    Args:
+        peers: other servers that were, by name.
+    """
+    told = Path("/proc/cpuinfo").read_text().splitlines()
+    model, flags = (
+        next(line.partition(":")[2].strip() for line in told if line.startswith(what))
+        for what in ("model name", "flags")
     )
-    cores = Path("/proc/cpuinfo").read_text().count("processor\t")
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "openvino", "torchserve"))
+    best = next((name for flag, name in INSTRUCTIONS.items() if flag in flags.split()), "older")
+    versions = [f"{name} {version(name)}" for name in ("torch", "openvino", "torchserve")]
+    pins = [PEERS[name].packages[0].replace("==", " ") for name in PEERS if name in peers]
+    software = [f"Python {platform.python_version()}", f"Java {java.version(java.home()[0])}"]
     return (
-        f"{cores} cores of {cpu}; Python {platform.python_version()}, {versions}; "
-        f"{datetime.date.today().isoformat()}"
+        f"{psutil.cpu_count()} cores of {model} ({best}); "
+        f"{', '.join([*software, *versions, *pins])}; {datetime.date.today().isoformat()}"
     )
 
 
@@ -159,31 +176,43 @@ def _failures(failed: Failures, rounds: int) -> str:
 
 def _scaling(rows: list[Row]) -> Figure:
     """Draw how throughput grows with connections."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    for (name, kind), tables in _by_connections(rows).items():
-        rates = [_median(table, "rate") for table in tables]
-        axes.plot(_connections(rows), rates, STYLES[kind], marker="o", label=f"{name} ({kind})")
+    figure, axes = _axes("connections", "answers a second")
+    counts = _connections(rows)
+    for server, tables in _by_connections(rows).items():
+        _draw(axes, server, counts, [_median(table, "rate") for table in tables])
     axes.set_xscale("log", base=2)
-    _finish(axes, "connections", "answers a second")
+    axes.set_xticks(counts, map(str, counts))
+    _finish(figure, axes)
     return figure
 
 
 def _frontier(rows: list[Row]) -> Figure:
     """Draw throughput against the 99th percentile of latency."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    for (name, kind), tables in _by_connections(rows).items():
+    figure, axes = _axes("answers a second", "99th percentile of latency, ms")
+    for server, tables in _by_connections(rows).items():
         rates, p99 = ([_median(table, key) for table in tables] for key in ("rate", "p99"))
-        axes.plot(rates, p99, STYLES[kind], marker="o", label=f"{name} ({kind})")
+        _draw(axes, server, rates, p99)
     axes.set_xscale("log")
-    _finish(axes, "answers a second", "99th percentile of latency, ms")
+    _finish(figure, axes)
     return figure
 
 
-def _finish(axes: Axes, x: str, y: str) -> None:
-    axes.set_yscale("log")
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    return figure, axes
+
+
+def _draw(axes: Axes, server: tuple[str, str], x: list[Any], y: list[float]) -> None:
+    """Draw a server's line: its name decides the colour, its kind the dashes."""
+    name, kind = server
+    colour = f"C{[OURS, *PEERS].index(name)}" if name in (OURS, *PEERS) else "gray"
+    axes.plot(x, y, STYLES[kind], color=colour, marker="o", label=f"{name} ({kind})")
+
+
+def _finish(figure: Figure, axes: Axes) -> None:
+    axes.set_yscale("log")
+    figure.legend(loc="outside right center", fontsize=8)

@@ -36,7 +36,7 @@ status: $(READY) ## tell whether the server serves what releases.toml says
 archive: $(READY) ## build an archive: make archive [NAME=cifar10] [VERSION=1.0] [WEIGHTS=path] [STORE=model_store]
 	@$(BIN)/python -m classifier $(call option,--store,STORE) archive $(call option,--model,NAME) $(call option,--version,VERSION) $(call option,--weights,WEIGHTS)
 
-train: $(READY) ## train: make train [EPOCHS=60] [DATA=dir] [NAME=cifar10] [OUT=run/train/cifar10]
+train: $(READY) ## train: make train [EPOCHS=n, without a teacher] [DATA=dir] [NAME=cifar10] [OUT=run/train/cifar10]
 	@$(TRAIN_ENV) $(BIN)/python -m training.train $(call option,--epochs,EPOCHS) $(call option,--data,DATA) $(call option,--name,NAME) $(call option,--out,OUT)
 
 evaluate: $(READY) ## top-1 on held-out images: make evaluate [ARCHIVE=cifar10:1.0] [ENGINE=torch] [SERVER=http://…] [DATA=dir] [DETAILS=1]

@@ -86,7 +86,7 @@ def build(model: str, version: str, weights: Path, target: Path, project: Path =
         ArchiveError: a file is missing, or the weights don't fit the net or their lock.
     """
     store.check_version(version)
-    released = weights == project / WEIGHTS
+    released = weights.resolve() == (project / WEIGHTS).resolve()
     found = read_weights(weights, must_be_locked=released)
     content = _contents(found, _labels(weights, project), project)
     path = target / store.file_name(model, version)

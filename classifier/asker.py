@@ -3,6 +3,7 @@
     failure                                             asked again
     no connection, or it broke, or no answer in time    yes
     503  the queue is full, or no worker is ready       yes
+    503  the handler failed, and with it a whole batch  yes
     507  a worker died, or is out of memory             yes
     500  a worker died, or took too long                yes
     408, 429, 502, 504  from a proxy before the server  yes
@@ -29,7 +30,7 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import httpx
 import tenacity
@@ -74,11 +75,14 @@ FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0  # seconds
 IN_GOOD_TIME = 10.0
 """Seconds in which a server shall answer all that is under way, well within TIMEOUT."""
 ON_THE_WAY = {408, 429, 502, 503, 504}
-"""Statuses of requests that no worker has seen; they may be gone when the same is asked again."""
+"""Statuses of requests that no worker has seen, unless it was one that failed; they may be gone
+when the same is asked again."""
 OUT_OF_MEMORY = 507
 """A worker's; it may be gone, too."""
-WORKER_FAILED = ("Worker died", "did not respond")
-"""What TorchServe says with status 500 where a worker, and not the request, was at fault."""
+WORKER_FAILED = {500: ("Worker died", "did not respond"), 503: ("Prediction failed",)}
+"""What TorchServe says, by status, where a worker failed: by one image of its batch, or by none."""
+NEVER_SENT = (httpx.LocalProtocolError, httpx.UnsupportedProtocol)
+"""What fails before anything is sent, such as a header that can't be: it would fail again."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -122,7 +126,7 @@ class PassingError(Exception):
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.is_workers = status in (500, OUT_OF_MEMORY)
+        self.is_workers = _is_workers(status, message)
 
 
 class Asker:
@@ -220,9 +224,7 @@ class Asker:
         said = f"{self.url} answers {status}: {message}"
         if is_refused(answer):
             raise TokenError(said, status)
-        if status in ON_THE_WAY or status == OUT_OF_MEMORY:
-            raise PassingError(said, status)
-        if status == 500 and any(words in message for words in WORKER_FAILED):
+        if status in ON_THE_WAY or _is_workers(status, message):
             raise PassingError(said, status)
         if answer.is_client_error:
             raise InputError(said, status)
@@ -260,13 +262,18 @@ class Asker:
         said = f"{self.url} gives no answer: {str(error) or type(error).__name__}"
         if "CERTIFICATE_VERIFY_FAILED" in said:
             said += " (SSL_CERT_FILE may name the file of a certificate to trust)"
-        elif isinstance(error, httpx.TransportError):
+        elif isinstance(error, httpx.TransportError) and not isinstance(error, NEVER_SENT):
             return PassingError(said)
         return UnavailableError(said)
 
     def give_up(self, error: PassingError) -> UnavailableError:
         """Return what it means that a failure has not passed."""
         return UnavailableError(f"{error} (asked again within {self.deadline:g} s)", error.status)
+
+
+def fail_at_once(failure: str) -> NoReturn:
+    """Be a client's `on_retry` that asks nothing again, for that would hide what failed."""
+    raise UnavailableError(failure)
 
 
 def _address(url: str) -> httpx.URL:
@@ -284,12 +291,21 @@ def _trusted() -> ssl.SSLContext:
     return context
 
 
+def _is_workers(status: int | None, message: str) -> bool:
+    """Tell whether an answer says that a worker has failed, and not the way to it."""
+    words = WORKER_FAILED.get(status or 0, ())
+    return status == OUT_OF_MEMORY or any(said in message for said in words)
+
+
 def _token(token: str | Callable[[], str]) -> str:
-    """Return a token, or raise TokenError."""
+    """Return a token, without the line's end that a file of it has, or raise TokenError."""
     try:
-        return token if isinstance(token, str) else token()
+        found = (token if isinstance(token, str) else token()).strip()
     except (ClassifierError, httpx.HTTPError) as error:
         raise TokenError(f"no token: {error}") from error
+    if not (found.isascii() and found.isprintable()):
+        raise TokenError("the token has letters that no header can hold: give it as it was made")
+    return found
 
 
 def _instances(images: Sequence[bytes]) -> bytes:
@@ -346,5 +362,7 @@ def failed(question: Question, error: PredictionError) -> list[Found] | None:
     That is of no use where nobody answers, all are refused, or what is asked for is not served.
     """
     count = len(question.images)
-    is_vain = error.status in (None, httpx.codes.NOT_FOUND, *ON_THE_WAY)
+    is_vain = error.status in (None, httpx.codes.NOT_FOUND, *ON_THE_WAY) and not _is_workers(
+        error.status, str(error)
+    )
     return [error] * count if count == 1 or is_vain else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from typing import TYPE_CHECKING
@@ -24,6 +25,12 @@ def write(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(partial, path.stat().st_mode & 0o777 if path.exists() else 0o644)
         os.replace(partial, path)
-    except BaseException:  # such as a full disk
-        os.unlink(partial)
+    except BaseException:  # such as a full disk, or Ctrl-C when it is done already
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
         raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # its entry is the file's name
+    finally:
+        os.close(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -29,9 +30,12 @@ ADDRESSES = {
     "metrics_address": "http://127.0.0.1:8082",
     "readiness_address": "http://127.0.0.1:8083",
 }
-GRPC_PORTS = {"grpc_inference_port": "7070", "grpc_management_port": "7071"}
 """TorchServe's own defaults, where config.properties is silent; and readiness_address, which is
 the monitor's."""
+GRPC_PORTS = {"grpc_inference_port": "7070", "grpc_management_port": "7071"}
+"""TorchServe's own defaults."""
+_SETTING = re.compile(r"[^\s:=]+\s*=")
+"""How a line begins. Java takes a colon or a space, too; one spelling is enough here."""
 EVERYWHERE = "0.0.0.0"  # noqa: S104
 """The host that stands for every interface: one can listen on it, but not ask it."""
 LOADING = ("model_snapshot", "load_models", "models")
@@ -47,7 +51,7 @@ NUMBERS = ("batchSize", "maxBatchDelay", "responseTimeout")
 """Settings of model-config.yaml that are told to TorchServe for each version."""
 
 MOST_WORKERS = 8
-"""A worker takes 110 MB, 570 once it has explained something, so a machine of many cores gets
+"""A worker takes 105 MB, 570 once it has explained something, so a machine of many cores gets
 no more unless they are asked for."""
 WORKERS_PER_GPU = 2
 """One decodes images while the GPU runs what the other has decoded."""
@@ -72,11 +76,14 @@ def read(path: Path) -> Properties:
         raise ServerError(f"{path} is missing: run this in the project's folder") from None
     except UnicodeDecodeError as error:
         raise ServerError(f"{path} is not UTF-8: {error}") from None
-    settings = [line for line in lines if line and not line.startswith("#")]
+    settings = [line for line in lines if line and not line.startswith(("#", "!"))]
     going_on = [line for line in settings if line.endswith("\\")]
     if going_on:
         raise ServerError(f"{path}: put the setting {going_on[0]!r} on one line")
     pairs = [line.partition("=") for line in settings]
+    others = [line for line in settings if not _SETTING.match(line)]
+    if others:
+        raise ServerError(f"{path}: write the setting {others[0]!r} as key=value")
     found = {key.strip(): value.strip() for key, _, value in pairs}
     for key, example in ADDRESSES.items():
         value = found.get(key, example)

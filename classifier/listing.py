@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import httpx
-from packaging.version import Version
 
 from . import history, store
 from .errors import ClassifierError
@@ -38,7 +37,7 @@ class Served:
     @property
     def versions(self) -> list[str]:
         """Its versions, the oldest first."""
-        return sorted(self.staffing, key=Version)
+        return store.in_order(self.staffing)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ _WORKER_DIED = "Backend worker process died."
 """A worker prints it, and then a traceback, when its handler can't be loaded."""
 _LOAD_FAILED = "Load model failed"
 _RETRIES = 4
-"""A worker that dies without a word so often, all workers of a start together, won't come."""
+"""After so many deaths without a word, of all workers of a start together, none is awaited."""
 
 
 def read(folder: Path) -> str:

@@ -52,7 +52,7 @@ def find(known: str | None) -> psutil.Process | None:
 
 
 def end_in_order(end: Callable[[int], object] = lambda number: sys.exit(128 + number)) -> None:
-    """Let the first signal that asks for the end raise something, so that what cleans up is run.
+    """Let the first signal that asks for the end raise something, so that `finally` blocks run.
 
     Those that follow are ignored: a terminal that closes may send SIGHUP twice. Who runs under
     nohup has that ignored, and it stays so.

@@ -35,6 +35,7 @@ from . import (
     store,
 )
 from .answered import Answered
+from .asker import fail_at_once
 from .errors import ClassifierError, InputError, ServerError
 from .warmup import warm_up
 
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 CHECKS = Path("samples")
 """Pictures that each version is asked where no data is given."""
 PROBES = 200
+ENOUGH = 5
+"""Probes of a rollback that fail before it asks no more: each may take as long as TIMEOUT."""
 TOLERANCE = 0.005
 """By how much a new version may be right less often."""
 WARM_UP = 3.0  # seconds
@@ -200,9 +203,12 @@ class Promotion:
             self._check(before, self._watch())
             releases.make_default(place.releases, self.model, self.version)
         except BaseException:
-            management.set_default(self.model, release.default)
-            journal.remove()
-            self.tell(f"switched back to {release.default}")
+            if self.server.release(self.model).default != self.version:  # else it is kept
+                # Where TorchServe does not answer, the journal stays: the monitor switches back.
+                with contextlib.suppress(httpx.TransportError):
+                    management.set_default(self.model, release.default)
+                    journal.remove()
+                    self.tell(f"switched back to {release.default}")
             raise
         # From here on it is kept: what fails now, `recover` brings to its end.
         history.append(place.history, entry)
@@ -221,24 +227,28 @@ class Promotion:
         self.tell(f"probe: {self.probes} requests")
         failures: list[str] = []
         images = [source.read() for source in self.sources[: self.probes]]
-        # What is asked again has failed, too.
-        with self.server.client(self.model, failures.append, HEADERS) as client:
+        with self.server.client(self.model, fail_at_once, HEADERS) as client:
             for number in range(self.probes):
-                image = images[number % len(images)]
-                try:
-                    answer = client.predict(image)
-                except ClassifierError as error:
-                    if not (isinstance(error, InputError) and _refuses(client, before, image)):
-                        failures.append(str(error))
-                else:
-                    if answer.version != self.version:
-                        failures.append(f"{answer.version} answered")
-        if not failures:
-            return
-        found = f"{self.version} failed {len(failures)} times in {self.probes} probes"
-        if self.action == "promote":
-            raise ServerError(f"{found}: {failures[0]}")
-        self.tell(f"  {found}: {failures[0]}")
+                failure = self._probe_once(client, before, images[number % len(images)])
+                if failure is None:
+                    continue
+                failures.append(failure)
+                if self.action == "promote":  # users wait: nobody needs to know how many more
+                    raise ServerError(f"{self.version} failed at probe {number + 1}: {failure}")
+                if len(failures) == ENOUGH:
+                    break
+        if failures:
+            self.tell(f"  {self.version} failed {len(failures)} of {number + 1}: {failures[0]}")
+
+    def _probe_once(self, client: Client, before: str, image: bytes) -> str | None:
+        """Ask once; return what is wrong with the answer, or None."""
+        try:
+            version = client.predict(image).version
+        except InputError as error:
+            return None if _refuses(client, before, image) else str(error)
+        except ClassifierError as error:
+            return str(error)
+        return None if version == self.version else f"{version} answered"
 
     def _watch(self) -> Answered | None:
         """Return what the server answers in a while, to all its clients; None if it can't tell."""
@@ -356,8 +366,8 @@ def _refuses(client: Client, version: str, image: bytes) -> bool:
     """Tell whether a version says that a picture is none."""
     try:
         client.predict(image, version)
-    except InputError:
-        return True
+    except ClassifierError as error:
+        return isinstance(error, InputError)
     return False
 
 

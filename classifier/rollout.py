@@ -57,7 +57,9 @@ def scale(
     server.management.scale(model, version, workers)
     enough, end = enough or workers, time.monotonic() + LOAD_DEADLINE
     while sum(worker.is_ready for worker in server.management.workers(model, version)) < enough:
-        told = log.of_version(log.read(server.place.logs)[logged:], model, version)
+        text = log.read(server.place.logs)
+        new = text[logged:] if len(text) >= logged else text  # it was rotated meanwhile
+        told = log.of_version(new, model, version)
         failure = log.worker_failure(told)
         if failure is None and time.monotonic() > end:
             failure = f"they are not READY after {LOAD_DEADLINE:g} s"

@@ -300,12 +300,13 @@ class Server:
 
     def _drain(self, deadline: float) -> None:
         """Wait until the requests that have come are answered: TorchServe itself drops them."""
-        end = time.monotonic() + deadline
-        try:
-            for model, version in self.management.registered():
+        end, unanswerable = time.monotonic() + deadline, (httpx.TransportError, ClassifierError)
+        registered: list[tuple[str, str]] = []
+        with contextlib.suppress(*unanswerable):
+            registered = list(self.management.registered())
+        for model, version in registered:
+            with contextlib.suppress(*unanswerable):  # one that is gone meanwhile has no requests
                 rollout.wait_until_idle(self.management, model, version, end - time.monotonic())
-        except (httpx.TransportError, ClassifierError):
-            return  # it can't answer what it can't be asked
 
     def _end(self) -> None:
         """End TorchServe, its workers and its monitor."""

@@ -15,14 +15,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import httpx
 
 from . import config, pictures, predict, process, promotion, rollout
-from .asker import CONNECTIONS
+from .asker import CONNECTIONS, fail_at_once
 from .comparison import Tally
-from .errors import ClassifierError, InputError, ServerError, UnavailableError
+from .errors import ClassifierError, InputError, ServerError
 from .pictures import Source
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ AT_ONCE = CONNECTIONS
 """Pictures that are under way together, at most; those that come then are left out."""
 POLL = 0.1  # seconds between looks at what was kept
 PATIENCE = 300.0
-"""Seconds that a promotion may take which is under way when the new version is to be retired."""
+"""Seconds to wait for a promotion that is under way, before the new version is retired."""
 
 
 @dataclass
@@ -128,7 +128,7 @@ class Shadow:
         under_way: set[Future[Pair | None]] = set()
         begin = time.perf_counter()
         with (
-            self.server.client(self.model, _fail, HEADERS) as client,
+            self.server.client(self.model, fail_at_once, HEADERS) as client,
             ThreadPoolExecutor(AT_ONCE) as pool,
         ):
             with contextlib.suppress(KeyboardInterrupt):
@@ -168,11 +168,6 @@ def _ask_both(client: Client, versions: tuple[str, str], source: Source, first: 
         for at in (first, 1 - first)
     }
     return found[0], found[1]
-
-
-def _fail(reason: str) -> NoReturn:
-    """Fail where a client would ask again: that would hide failures, and how long answers take."""
-    raise UnavailableError(reason)
 
 
 def traffic(

@@ -51,6 +51,15 @@ def versions(store: Path, model: str) -> list[str]:
     return sorted((v for v in found if _is_version(v)), key=Version)
 
 
+def in_order(versions: Iterable[str]) -> list[str]:
+    """Return versions, lowest first; before them those that are none by PEP 440."""
+
+    def key(version: str) -> tuple[bool, Version | str]:
+        return (True, Version(version)) if _is_version(version) else (False, version)
+
+    return sorted(versions, key=key)
+
+
 def find(store: Path, reference: str) -> Path:
     """Return the archive that `model:version` names; version `latest` is the highest.
 

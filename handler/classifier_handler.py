@@ -21,7 +21,7 @@ from handler.explanation import explain
 from handler.keep import keeper
 from handler.metrics import REFUSED, Metrics
 from handler.question import File, read
-from handler.torchserve import hasten
+from handler.torchserve import hasten, mute
 from model import ImageError, decode, load
 from model.engine_openvino import SIZES
 from model.image import SHAPE, SIZE
@@ -37,8 +37,8 @@ WARM_UP = "X-Warm-Up"
 """The header of requests that `classifier serve` sends before it says that all is ready."""
 CHECK = "X-Check"
 """The header of requests by which `classifier promote` and `shadow` look at a version."""
-NOBODYS = frozenset((WARM_UP, CHECK))
-"""Headers of requests that nobody asks for the answer: not counted, and not kept."""
+UNCOUNTED = frozenset((WARM_UP, CHECK))
+"""Headers of the tool's own requests: these are not counted, and not kept."""
 
 
 class ClassifierHandler:
@@ -59,6 +59,7 @@ class ClassifierHandler:
         self.keeper = keeper(model["modelName"])
         if self.keeper is not None:
             self.keeper.start()
+        mute()
         hasten(properties["server_version"])
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
@@ -125,9 +126,9 @@ class ClassifierHandler:
         rows: Sequence[Rows],
         headers: Sequence[Mapping[str, str]],
     ) -> Iterator[str]:
-        """Yield what to count of each image but NOBODYS: its likeliest label, or REFUSED."""
+        """Yield what to count of each image but UNCOUNTED: its likeliest label, or REFUSED."""
         for item, found, header in zip(inputs, rows, headers, strict=True):
-            if not NOBODYS.isdisjoint(header):
+            if not UNCOUNTED.isdisjoint(header):
                 continue
             if isinstance(item, Answer):
                 if item.status == HTTPStatus.BAD_REQUEST:
@@ -160,7 +161,7 @@ def _files(
 ) -> Iterator[bytes | bytearray]:
     """Yield the image files that were decoded, of requests that somebody asked."""
     for parts, item, found, header in zip(data, inputs, rows, headers, strict=True):
-        if isinstance(item, File) and found[0] is not None and NOBODYS.isdisjoint(header):
+        if isinstance(item, File) and found[0] is not None and UNCOUNTED.isdisjoint(header):
             yield from parts.values()
 
 

@@ -8,6 +8,7 @@ A map has a value in [-1, 1] for each of the 32×32 pixels that the net sees (se
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from handler.question import Image, Question, Rows
     from model import Classifier
 
+logger = logging.getLogger(__name__)
+
 MOST_IMAGES = 4
-"""Images that one request may have explained: each takes as long as some hundred predictions."""
+"""Images that one request may have explained: each takes as long as about a hundred predictions."""
 DIGITS = 4
 """Decimals of a map's values: a picture of it shows no more."""
 
@@ -50,6 +53,11 @@ class Explanation:
             return answer.error(HTTPStatus.NOT_IMPLEMENTED, str(error))
         except WeightsError as error:
             return answer.error(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+        except Exception as error:  # as of a net that captum can't differentiate: others go on
+            logger.exception("an explanation failed")
+            return answer.error(
+                HTTPStatus.INTERNAL_SERVER_ERROR, f"no explanation: {type(error).__name__}: {error}"
+            )
         if isinstance(self.asked, Instances):
             return answer.ok({"explanations": told}, indent=False)
         if "error" in told[0]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,16 +58,25 @@ def hasten(version: str) -> None:
     otf_message_handler._retrieve_buffer = Reader()
     root = logging.getLogger()
     root.setLevel(logging.WARNING)
-    root.addFilter(_is_no_complaint)
+    root.addFilter(_is_kept)
     metrics = logging.getLogger(_METRICS)
     metrics.setLevel(logging.INFO)
     metrics.addFilter(_is_wanted)
 
 
-def _is_no_complaint(record: logging.LogRecord) -> bool:
+def mute() -> None:
+    """Let nothing be printed of what is odd in a picture: its sender says how often.
+
+    Each warning would be kept for ever, too, as one that was given already.
+    """
+    warnings.simplefilter("ignore")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+
+def _is_kept(record: logging.LogRecord) -> bool:
     """Keep every line but those about a body that can't be decoded as what its sender calls it.
 
-    Such a line comes with a traceback of a dozen more: whoever sends nonsense could fill the log.
+    Such a line comes with a traceback of a dozen more, and whoever sends nonsense says how often.
     The sender gets an answer that tells what is wrong.
     """
     return not str(record.msg).endswith("decoding of input data. Forwarding encoded payload")

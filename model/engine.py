@@ -78,6 +78,8 @@ def load(
             return TorchEngine(net, device)
     if not on_cpu:
         raise EngineError(f"the engine openvino runs on a CPU, not on {device}")
+    if importlib.util.find_spec("openvino") is None:
+        raise EngineError("the engine openvino needs the package of that name: pip install it")
     # It needs no floats, but explanations do: a folder with others is refused now, not then.
     weights.check(folder / weights.WEIGHTS, folder / weights.LOCK)
     from .engine_openvino import OpenVinoEngine

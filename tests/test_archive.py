@@ -235,6 +235,9 @@ def test_refuses_released_weights_without_their_lock(project: Path) -> None:
     (project / "model" / "weights.lock").unlink()
     with pytest.raises(ArchiveError, match=r"released weights need their lock"):
         archive.build("cifar10", "1.0", project / WEIGHTS, project, project)
+    elsewhere = project / "model" / ".." / WEIGHTS
+    with pytest.raises(ArchiveError, match=r"released weights need their lock"):
+        archive.build("cifar10", "1.0", elsewhere, project, project)
 
 
 def test_a_failed_build_leaves_the_archive_that_is_there(store: Path, tmp_path: Path) -> None:
@@ -371,5 +374,5 @@ def test_the_tool_and_what_it_archives_mean_the_same() -> None:
     assert config.THREADS == classifier_handler.THREADS
     assert config.KEEP == keep.KEEP
     told = {*warmup.HEADERS, *promotion.HEADERS, *shadow.HEADERS} - {"Content-Type"}
-    assert told == classifier_handler.NOBODYS
+    assert told == classifier_handler.UNCOUNTED
     assert archive.INT8 == INT8

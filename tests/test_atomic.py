@@ -40,3 +40,19 @@ def test_what_fails_to_be_written_leaves_nothing(
         atomic.write(path, "after")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_ends_a_write_that_is_done_is_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "history.jsonl"
+    replace = os.replace
+
+    def interrupted(*arguments: str) -> None:
+        replace(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        atomic.write(path, "after")
+    assert path.read_text() == "after"

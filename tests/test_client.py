@@ -188,6 +188,7 @@ def error(status: int, message: str, kind: str = "SomeException") -> tuple[int, 
 PASSING = {
     "queue full": error(503, "Model cifar10 has no worker to serve inference request."),
     "out of memory": error(507, "CUDA out of memory"),
+    "a batch failed": error(503, "Prediction failed", "InternalServerException"),
     "worker died": error(500, "Worker died."),
     "worker too slow": error(500, "Worker did not respond in time"),
     "proxy": error(502, "Bad Gateway"),
@@ -378,6 +379,30 @@ def test_an_expired_token_is_fetched_anew_once(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
+def test_a_token_may_come_with_the_end_of_its_line(
+    scripted: Callable[[Script], Scripted], is_async: bool
+) -> None:
+    server = scripted([ANSWER, ANSWER])
+    ask(server.url, is_async, token="secret\n")  # noqa: S106
+    ask(server.url, is_async, token=lambda: "secret\n")
+    assert server.tokens == ["Bearer secret"] * 2
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_no_header_can_hold_is_told_at_once(
+    scripted: Callable[[Script], Scripted], is_async: bool
+) -> None:
+    server, told = scripted([ANSWER] * 9), list[str]()
+    for token in ("sec\nret", "sécret"):
+        with pytest.raises(TokenError, match="letters that no header can hold") as caught:
+            ask(server.url, is_async, token=token, on_retry=told.append)
+        assert token not in str(caught.value)
+    with pytest.raises(UnavailableError, match="header value"):
+        ask(server.url, is_async, headers={"X-Own": "a\nb"}, on_retry=told.append)
+    assert (server.asked, told) == (0, [])
+
+
+@pytest.mark.parametrize("is_async", [False, True])
 def test_a_token_is_kept_until_it_is_refused(
     scripted: Callable[[Script], Scripted], is_async: bool
 ) -> None:
@@ -498,10 +523,11 @@ def test_pictures_that_are_not_taken_together_are_asked_alone(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_picture_that_kills_its_worker_spoils_no_other(
-    scripted: Callable[[Script], Scripted], is_async: bool
+@pytest.mark.parametrize("failure", ["worker died", "a batch failed"])
+def test_a_picture_that_fails_its_worker_spoils_no_other(
+    scripted: Callable[[Script], Scripted], failure: str, is_async: bool
 ) -> None:
-    died = error(500, "Worker died.")
+    died = PASSING[failure]
     killer = base64.b64encode(b"killer")
     server = scripted(lambda body: died if b"killer" in body or killer in body else each(body))
     pictures = [b"%d" % number for number in range(40)]

@@ -193,6 +193,7 @@ def test_predict_lists_what_failed_where_the_server_has_gone(photos: Path) -> No
         (["cifar10:9.9", str(SAMPLE)], "answers 404: "),
         (["cifar10:9.9", "--local", str(SAMPLE)], "has no archive of cifar10:9.9"),
         (["cifar10"], "name a picture, too"),
+        (["--local", "--server=http://127.0.0.1:1", str(SAMPLE)], "--local asks no server"),
         (["nets:1.0", str(SAMPLE)], "nets:1.0 is no file, and no model of releases.toml (cifar10)"),
     ],
 )

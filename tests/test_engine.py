@@ -229,6 +229,8 @@ def test_auto_takes_integers_where_it_can(folder: Path, monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "openvino", None)
         assert isinstance(model.load(folder).engine, TorchEngine), "it is not installed"
+        with pytest.raises(EngineError, match="needs the package of that name"):
+            model.load(folder, "openvino")
     lock = json.loads((folder / "weights.lock").read_text())
     del lock["int8"]
     (folder / "weights.lock").write_text(json.dumps(lock))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -14,6 +16,8 @@ import requests
 import torch
 
 import model
+from handler.explanation import Explanation
+from handler.question import File
 from model.explanation import blur
 
 from .images import SAMPLE, crops
@@ -92,6 +96,16 @@ def test_without_captum_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> N
         classifier.explain(pixels, 0)
     monkeypatch.undo()
     assert classifier.explain(pixels, 0).any(), "it was not asked for again"
+
+
+def test_what_can_not_be_explained_spoils_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a net that captum can't differentiate."""
+    failing = mock.Mock(labels=["cat"])
+    failing.explain.side_effect = RuntimeError("not differentiable")
+    pixels = model.decode(SAMPLE.read_bytes())
+    told = Explanation(File([pixels])).answer(failing, [np.array([1.0])])
+    assert told.status == 500
+    assert json.loads(told.body)["message"] == "no explanation: RuntimeError: not differentiable"
 
 
 def explain(server: Deployment, body: Any, version: str = "", **more: Any) -> requests.Response:

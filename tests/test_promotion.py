@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
+import httpx
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,6 +25,7 @@ from safetensors.torch import load_file
 from classifier import Client, archive, config, history, log, releases, rollout
 from classifier.errors import ArchiveError, ServerError
 from classifier.management import Worker
+from classifier.place import Place
 from classifier.promotion import Promotion, checks
 from classifier.releases import Release
 
@@ -226,7 +228,19 @@ if WARM_UP not in headers:
         return answer.error(HTTPStatus.BAD_REQUEST, "no more")
 """
     spoil(running, lines)
-    assert_refused(running, "2.0 failed 20 times in 20 probes", "--probes=20")
+    assert_refused(running, "2.0 failed at probe 1: ", "--probes=20")
+
+
+def test_probes_are_asked_once(running: Deployment) -> None:
+    """What fails in passing fails users, too: they shall not wait for the way back."""
+    lines = f"""\
+if WARM_UP not in headers:
+    self.seen = getattr(self, "seen", 0) + 1
+    if self.seen == {len(checks(None)) + 3}:
+        raise RuntimeError("in passing")
+"""
+    spoil(running, lines)
+    assert_refused(running, "2.0 failed at probe 3: ", "--probes=20")
 
 
 def test_a_version_that_fails_users_but_no_probe_is_taken_back(running: Deployment) -> None:
@@ -347,8 +361,43 @@ if "X-Check" in headers:
     assert done.returncode == 0, done.stderr
     back = classifier(*deployment.options, "rollback")
     assert back.returncode == 0, back.stderr
-    assert "1.0 failed 200 times in 200 probes" in back.stdout
+    assert "1.0 failed 5 of 5: " in back.stdout
     assert default(deployment) == "1.0"
+
+
+def test_what_is_kept_is_not_taken_back(running: Deployment) -> None:
+    """As by Ctrl-C right after releases.toml was replaced: the monitor brings it to its end."""
+    script = KILLED.replace("os.kill(os.getpid(), signal.SIGKILL)", "raise KeyboardInterrupt")
+    command = [sys.executable, "-c", script, "history", *running.options, "promote", "2.0"]
+    done = subprocess.run(
+        [*command, "--probes=5", "--watch=0"], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode != 0
+    wait_for(lambda: not running.place.journal.exists())
+    assert default(running) == "2.0"
+    (release,) = releases.read(running.place.releases)
+    assert release.default == "2.0"
+    assert entries(running) == [("promote", "1.0", "2.0")]
+
+
+def test_where_nobody_can_switch_back_the_journal_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = mock.Mock()
+    server.place = Place(run=tmp_path)
+    server.release.return_value = release = Release("cifar10", "1.0", ("1.0",))
+    server.management.set_default.side_effect = [None, httpx.ReadTimeout("")]
+    promotion = Promotion(server, "cifar10", "2.0", [], watch=0, tell=lambda _: None)
+    failure = mock.Mock(side_effect=ServerError("2.0 failed at probe 1"))
+    monkeypatch.setattr(promotion, "_probe", failure)
+    entry = history.Entry("promote", "cifar10", "1.0", "2.0")
+    with pytest.raises(ServerError, match="failed at probe 1"):
+        promotion._switch(release, entry, is_new=True)
+    assert server.place.journal.exists()
+    server.management.set_default.side_effect = None
+    with pytest.raises(ServerError, match="failed at probe 1"):
+        promotion._switch(release, entry, is_new=True)
+    assert not server.place.journal.exists()
 
 
 @pytest.mark.parametrize(("step", "left"), STEPS.items(), ids=STEPS)
@@ -409,6 +458,17 @@ def test_a_rollback_waits_for_one_worker_alone(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(log, "read", lambda _, texts=texts: next(texts))
         with pytest.raises(ServerError, match=reason):
             rollout.scale(server, "cifar10", "1.0", workers=2)
+
+
+def test_a_log_that_is_rotated_still_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = "2026-01-01T00:00:00,000 INFO  W-9000-cifar10_1.0-stdout MODEL_LOG - {}\n"
+    died = ["Backend worker process died.", "ImportError: no such thing"]
+    texts = iter(["x" * 1000, "".join(failed.format(line) for line in died)])
+    monkeypatch.setattr(log, "read", lambda _: next(texts))
+    server = mock.Mock()
+    server.management.workers.return_value = []
+    with pytest.raises(ServerError, match="can't start: ImportError"):
+        rollout.scale(server, "cifar10", "1.0", workers=2)
 
 
 @pytest.mark.parametrize(("action", "enough"), [("rollback", 1), ("promote", 2)])

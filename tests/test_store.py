@@ -15,7 +15,7 @@ from classifier import config, releases
 from classifier.archive import MODEL, VERSION
 from classifier.errors import ArchiveError, ReleasesError, ServerError
 from classifier.releases import Release
-from classifier.store import check, check_version, find, labels, versions
+from classifier.store import check, check_version, find, in_order, labels, versions
 
 MODEL_CONFIG = Path("model/model-config.yaml")
 
@@ -36,6 +36,15 @@ def test_versions_are_in_order_and_latest_is_the_highest(full: Path) -> None:
     assert find(full, "cifar10").name == "cifar10-10.0.mar"
     assert find(full, "cifar10:2.0").name == "cifar10-2.0.mar"
     assert find(full, "cifar10-50:latest").name == "cifar10-50-2.mar"
+
+
+def test_versions_that_others_have_registered_are_in_order() -> None:
+    assert in_order(["10.0", "nightly", "9.1", "2026-11"]) == [
+        "2026-11",
+        "nightly",
+        "9.1",
+        "10.0",
+    ]
 
 
 def test_says_which_versions_there_are(full: Path) -> None:
@@ -278,6 +287,9 @@ def test_an_archive_without_names_for_its_classes_is_told(
         ("management_address=http://[::1]:8081", "is no address: write http://, a name or an IPv4"),
         ("grpc_inference_port=", "grpc_inference_port= is no port"),
         ("grpc_inference_port=many", "grpc_inference_port=many is no port: write a number"),
+        ("inference_address: http://127.0.0.1:9090", "write the setting 'inference_address: http"),
+        ("vmargs: -Dfile=x", "write the setting 'vmargs: -Dfile=x' as key=value"),
+        ("job_queue_size 512", "write the setting 'job_queue_size 512' as key=value"),
     ],
 )
 def test_what_is_no_address_or_port_is_named(tmp_path: Path, line: str, message: str) -> None:

@@ -156,6 +156,34 @@ def test_prints_warnings_and_metrics_but_nothing_that_each_request_brings() -> N
     assert second == "a warning"
 
 
+ODD = """
+import io, logging, struct, sys, warnings
+from PIL import Image, TiffImagePlugin
+from handler import torchserve
+from model import ImageError, decode
+
+logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+if sys.argv[1:] == ["mute"]:
+    torchserve.mute()
+for number in range(20):
+    begin = b"Exif\\0\\0II*\\0" + struct.pack("<IH", 8, 1)
+    exif = begin + struct.pack("<HHII", 0x100 + number, 2, 999, 99999)
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG", exif=exif)
+    decode(file.getvalue())
+print(len(getattr(TiffImagePlugin, "__warningregistry__", {})) > 2)
+"""
+"""What a worker does that is sent pictures whose EXIF is damaged, each in a way of its own."""
+
+
+def test_odd_pictures_fill_neither_log_nor_memory() -> None:
+    for mute, kept in (([], "True"), (["mute"], "False")):
+        command = [sys.executable, "-c", ODD, *mute]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == kept
+        assert (done.stderr == "") == bool(mute)
+
+
 def test_torch_is_imported_when_something_is_taken_from_it() -> None:
     script = """
 import sys

@@ -70,6 +70,8 @@ def predict(
 ) -> None:
     """Classify pictures; exit status 1 if one has no answer: classifier predict photos/*.jpg"""
     place = context.obj
+    if local and server is not None:
+        raise typer.BadParameter("--local asks no server: leave one of the two out")
     reference, names = _split(images, _models(place), elsewhere=server is not None)
     sources = pictures.find(names)
     form = Form.JSON if as_json else form

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from packaging.version import Version
 from PIL import Image
+
+from .. import store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +34,7 @@ def describe(served: Iterable[Served], example: bytes | None = None) -> dict[str
     if models:
         parameters, first = components["parameters"], models[0]
         _offer(parameters["model"], [model.name for model in models], first.name)
-        versions = sorted({v for model in models for v in model.versions}, key=Version)
+        versions = store.in_order({v for model in models for v in model.versions})
         _offer(parameters["version"], versions, first.default)
     if example is not None:
         _show(components["schemas"], _thumbnail(example))

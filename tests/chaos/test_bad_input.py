@@ -133,7 +133,7 @@ def test_bad_input(served: Deployment, long: bool, seed: int, figures: dict[str,
         "workers that died": len(
             set(workers) - {w.pid for w in management.workers("cifar10", "1.0")}
         ),
-        "memory of both workers at the end": f"{held[-1]:.0f} MB",
+        "memory of both workers (USS) at the end": f"{held[-1]:.0f} MB",
         "after the warm-up": f"{after[0]:.0f} MB",
         "its slope from there on": f"{slope:+.2f} ± {error:.2f} MB in 1,000 requests",
     }

@@ -53,7 +53,7 @@ class Tutorial:
 def net() -> Net:
     """Return the released net, in floats, on the CPU."""
     classes = len(read_labels(MODEL / "index_to_name.json"))
-    return weights.fit(weights.read(MODEL / weights.WEIGHTS, MODEL / weights.LOCK), classes)
+    return weights.fit(weights.read(MODEL), classes)
 
 
 def measure(device: str) -> list[list[str]]:

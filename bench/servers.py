@@ -24,7 +24,7 @@ from classifier.errors import ClassifierError
 from classifier.place import Place
 from classifier.process import end, find
 from classifier.server import Server as OurServer
-from model.weights import LOCK, WEIGHTS, read
+from model.weights import read
 
 from . import images
 
@@ -225,7 +225,7 @@ def _start_ours(server: OurServer, model: str, image: bytes) -> Running:
     server.start()
     server.client(model).predict(image)
     seconds = time.monotonic() - begin
-    roots = [p for p in (server.process(), find(server.monitor)) if p is not None]
+    roots = [p for p in (server.process(), find(server.state.monitor)) if p is not None]
     if len(roots) < 2:
         raise BenchError("our server or its monitor has died")
     return Running(f"{server.inference}/predictions/{model}", roots, seconds)
@@ -278,7 +278,7 @@ def _started(
 
 def _naive_archive(folder: Path) -> None:
     """Archive the released weights as TorchServe's documentation does."""
-    state = read(Path("model") / WEIGHTS, Path("model") / LOCK)
+    state = read(Path("model"))
     torch.save(state, folder / "net.pth")
     arguments = {
         "--model-name": "naive",

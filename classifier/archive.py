@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -64,10 +65,22 @@ WRAPPERS = ("state_dict", "model_state_dict")
 """Under which of these a checkpoint holds the state dict: Lightning's, and that of torch's docs."""
 PREFIXES = ("_orig_mod.", "module.")
 """What torch.compile and DataParallel put before a parameter's name."""
-REMEDY = "write one by torch.save(net.state_dict(), PATH)"
+REMEDY = (
+    "write one by torch.save(net.state_dict(), PATH); a checkpoint may hold it under "
+    + " or ".join(WRAPPERS)
+)
+MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+"""What torch-model-archiver takes."""
 
 
-def build(model: str, version: str, weights: Path, target: Path, project: Path = Path()) -> Path:
+def build(
+    model: str,
+    version: str,
+    weights: Path,
+    target: Path,
+    project: Path = Path(),
+    promoted: str | None = None,
+) -> Path:
     """Build an archive; one that is there is replaced only when the new one is whole.
 
     Args:
@@ -78,17 +91,22 @@ def build(model: str, version: str, weights: Path, target: Path, project: Path =
             beside it (index_to_name.json) travel in the place of the project's.
         target: the folder for the archive: the model store.
         project: the folder that holds handler/ and model/.
+        promoted: the sha256 that the archive must have, for one that was promoted; None: any.
 
     Returns:
         The archive's path.
 
     Raises:
-        ArchiveError: a file is missing, or the weights don't fit the net or their lock.
+        ArchiveError: a file is missing, the weights don't fit the net or their lock, the net or the
+            preprocessing fails, or another archive of that version was promoted.
     """
     store.check_version(version)
+    if not re.fullmatch(MODEL_NAME, model):
+        raise ArchiveError(f"{model!r} is no name of a model: write letters, digits, -, _ and .")
     released = weights.resolve() == (project / WEIGHTS).resolve()
     found = read_weights(weights, must_be_locked=released)
-    content = _contents(found, _labels(weights, project), project)
+    labels = _labels(weights, project)
+    content = _contents(found, labels, project)
     path = target / store.file_name(model, version)
     with tempfile.TemporaryDirectory(prefix="archive-") as temporary:
         stage = Path(temporary)
@@ -99,10 +117,15 @@ def build(model: str, version: str, weights: Path, target: Path, project: Path =
         # Listed before the code is tried, for Python leaves its bytecode beside it.
         members = sorted(path for path in folder.rglob("*") if path.is_file())
         for engine in ("torch", "openvino") if INT8[0] in found else ("torch",):
-            _try(bundle.load_folder(folder, str(weights), engine), weights)
+            _try(folder, engine, weights, labels)
         _set_manifest(folder / store.MANIFEST, released)
         target.mkdir(parents=True, exist_ok=True)
-        atomic.write(path, _zip(folder, members))
+        data = _zip(folder, members)
+        if promoted not in (None, hashlib.sha256(data).hexdigest()):
+            raise ArchiveError(
+                f"{path} was promoted, and this would be another: build it under another version"
+            )
+        atomic.write(path, data)
     return path
 
 
@@ -153,7 +176,7 @@ def read_weights(path: Path, must_be_locked: bool = False) -> dict[str, bytes]:
     if path.is_dir():
         raise ArchiveError(f"{path} is a folder: name the file of weights in it")
     if not path.is_file():
-        raise ArchiveError(f"weights {path} are missing: `make train` makes some")
+        raise ArchiveError(f"{path} is missing: name your weights (WEIGHTS=…), or train some")
     if must_be_locked and not lock.is_file():
         raise ArchiveError(f"{lock} is missing: released weights need their lock")
     data = path.read_bytes() if path.suffix == ".safetensors" else _convert(path)
@@ -259,9 +282,23 @@ def _run_archiver(stage: Path, model: str, version: str, name: str) -> Path:
     return stage / "out" / model
 
 
-def _try(classifier: bundle.Classifier, weights: Path) -> None:
-    """Classify something, so that what can't be served isn't archived."""
-    answer = classifier.predict(Image.new("RGB", (1, 1)))
+def _try(folder: Path, engine: str, weights: Path, labels: Path) -> None:
+    """Classify something by an unpacked archive, so that what can't be served isn't archived."""
+    try:
+        classifier = bundle.load_folder(folder, str(weights), engine)
+        answer = classifier.predict(Image.new("RGB", (1, 1)))
+    except ArchiveError as error:
+        if "don't fit" not in str(error):
+            raise
+        raise ArchiveError(
+            f"{error}. {labels} says how many labels there are; docs/own-net.md tells of another "
+            f"net, with which [{MODEL}] must go from releases.toml"
+        ) from error
+    except Exception as error:  # whatever a net or a preprocessing of one's own raises
+        raise ArchiveError(
+            f"{weights}: {bundle.failure(error, folder)} (docs/own-net.md says what net.py and "
+            "image.py must be)"
+        ) from error
     if not all(map(math.isfinite, answer.probabilities.values())):
         raise ArchiveError(f"{weights} gives no numbers: its values are infinite or not a number")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import sys
 import tempfile
+import traceback
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -124,6 +126,8 @@ def load(archive: str | Path, engine: str | None = None) -> Classifier:
     if isinstance(archive, str) and ":" in archive and not Path(archive).exists():
         archive = store.find(Place.model_store, archive)
     archive = Path(archive)
+    if archive.suffix != ".mar" and not archive.exists():
+        raise ArchiveError(f"{archive} is no file: name a .mar file, or a version as in x:1.0")
     with tempfile.TemporaryDirectory(prefix="classifier-") as folder:
         store.read(archive)  # finds damage, and says so
         with zipfile.ZipFile(archive) as packed:
@@ -191,5 +195,17 @@ def _import(package: Path, name: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[alias]
-        raise ArchiveError(f"{name}: its code can't be imported: {error}") from error
+        problem = failure(error, package.parent)
+        raise ArchiveError(f"{name}: its code can't be imported: {problem}") from error
     return module
+
+
+def failure(error: Exception, folder: Path) -> str:
+    """Tell in a line how the code of a folder's package `model` failed, and where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(folder / "model")]
+    where = f"{Path(own[-1].filename).relative_to(folder)}, line {own[-1].lineno}: " if own else ""
+    message = re.sub(r"_archived_model_[0-9a-f]+", "model", str(error)).replace(f"{folder}/", "")
+    if isinstance(error, ModuleNotFoundError):
+        message += ": install it, and name it in model/requirements.txt"
+    return f"{where}{type(error).__name__}: {message}"

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import predict
 from .errors import PredictionError, UnavailableError
+from .outcomes import Outcome, one_by_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .outcomes import Predict
     from .pictures import Source
-    from .predict import Outcome, Predict
     from .prediction import Prediction
 
 
@@ -105,13 +105,13 @@ def compare(
         names: of the old and the new version.
         predictors: what classifies by each.
         sources: the pictures; their labels count where all have one.
-        hurry: as that of `predict.one_by_one`.
+        hurry: as that of `outcomes.one_by_one`.
 
     Raises:
         PredictionError: the new version has no answer to any of them. (The old one may have none:
             then the new one is what is needed.)
     """
-    tally, outcomes, seconds = Tally(names), list[list[predict.Outcome]](), list[float]()
+    tally, outcomes, seconds = Tally(names), list[list[Outcome]](), list[float]()
     for predictor, may_be_gone in zip(predictors, (True, False), strict=True):
         begin = time.perf_counter()
         outcomes.append(_ask_all(predictor, sources, hurry, may_be_gone))
@@ -129,13 +129,13 @@ def _ask_all(
     """Return what came of each picture; where nobody answers any more, the rest has no answer."""
     outcomes: list[Outcome] = []
     try:
-        for outcome in predict.one_by_one(predictor, sources, hurry):
+        for outcome in one_by_one(predictor, sources, hurry):
             outcomes.append(outcome)
     except UnavailableError as error:
         if not may_be_gone:
             raise
         rest = sources[len(outcomes) :]
-        outcomes += [predict.Outcome(source, error=str(error), is_gone=True) for source in rest]
+        outcomes += [Outcome(source, error=str(error), is_gone=True) for source in rest]
     return outcomes
 
 

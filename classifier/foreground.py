@@ -87,14 +87,14 @@ def run(server: Server, grace: float, started: Callable[[], None]) -> None:
 
 def _watch(server: Server) -> str | None:
     """Wait until TorchServe or the monitor ends; return why, or None if both were stopped."""
-    torchserve, watcher = server.identity, server.monitor
+    torchserve, watcher = server.state.torchserve, server.state.monitor
     exits: dict[int, int] = {}
     while process.find(torchserve) and process.find(watcher):
         exits |= _reap()
         time.sleep(POLL)
     exits |= _reap()
     with server.lock(PATIENCE):  # whoever stops it elsewhere holds the lock until that is done
-        if torchserve is None or server.identity != torchserve:
+        if torchserve is None or server.state.torchserve != torchserve:
             return None
         if process.find(torchserve):
             reason = "the monitor ended by itself"

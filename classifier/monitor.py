@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from . import config, process, promotion
+from . import config, journal, process
 from .errors import ClassifierError, ServerError
 from .place import Place
 from .readiness import Readiness
@@ -190,7 +190,7 @@ def main() -> None:
         for stream in (1, 2):
             os.dup2(console.fileno(), stream)
     _log_to(place.logs / LOG)
-    _keep(server.temporary)
+    _keep(server.state.temporary)
     threading.Thread(target=endpoint.serve_forever, daemon=True).start()
     _watch(server)
 
@@ -222,7 +222,7 @@ def _endpoint(server: Server) -> _Endpoint:
 
 def _watch(server: Server) -> None:
     reviver, own = Reviver(server), process.identity(os.getpid())
-    while server.place.run.exists() and server.monitor in (None, own):  # else nobody needs it
+    while server.place.run.exists() and server.state.monitor in (None, own):  # else nobody needs it
         time.sleep(PERIOD)
         if server.process() is None or server.is_draining:
             continue
@@ -243,7 +243,7 @@ def _try(what: Callable[[], T]) -> T | None:
 
 
 def _recover(server: Server) -> None:
-    if done := promotion.recover(server):
+    if done := journal.recover(server):
         log.warning(done)
 
 

@@ -13,10 +13,8 @@ What a kill leaves at each step:
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,28 +22,26 @@ import httpx
 
 from . import (
     answered,
-    atomic,
     comparison,
     config,
     history,
+    journal,
     pictures,
-    process,
     releases,
     rollout,
     store,
 )
 from .answered import Answered
 from .asker import fail_at_once
-from .errors import ClassifierError, InputError, ServerError
+from .errors import ArchiveError, ClassifierError, InputError, ServerError
 from .warmup import warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from .client import Client
     from .comparison import Comparison
     from .pictures import Source
-    from .place import Place
     from .releases import Release
     from .server import Server
 
@@ -78,6 +74,7 @@ class Promotion:
         watch: seconds before the switch, and after it, in which the server's answers to all its
             clients are watched: failures may not rise. 0: they are not watched.
         tell: is told each step.
+        other_labels: whether it may have other labels than the default: clients may count on those.
         action: `promote`; or `rollback`: nothing is compared, one worker is enough, and probes that
             fail are only told.
     """
@@ -90,6 +87,7 @@ class Promotion:
     probes: int = PROBES
     watch: float = WATCH
     tell: Callable[[str], None] = print
+    other_labels: bool = False
     action: str = "promote"
 
     def run(self) -> history.Entry:
@@ -98,16 +96,18 @@ class Promotion:
         Raises:
             ArchiveError: the archive is missing, damaged or another's.
             InputError: the pictures are labelled, but not as the model labels.
-            ServerError: the version can't be served, is worse, or fails after the switch. The old
-                default serves then, as before.
+            ServerError: the version can't be served, has other labels, is worse, or fails after the
+                switch. The old default serves then, as before.
         """
-        with alone(self.server.place):
-            _recover(self.server)
+        with journal.alone(self.server.place):
+            journal.finish(self.server)
             release = self.server.release(self.model)
             if release.default == self.version:
                 raise ServerError(f"{self.model}:{self.version} is the default already")
             versions = [f"{self.model}:{v}" for v in (release.default, self.version)]
             pictures.check_classes(self.sources, self.server.place.model_store, versions)
+            if self.action == "promote" and not self.other_labels:
+                self._check_labels(release.default)
             is_new = self.version not in self.server.management.versions(self.model)
             try:
                 figures = {"sha256": self._bring_up(release, is_new), "probes": self.probes}
@@ -122,6 +122,23 @@ class Promotion:
                     self._take_down()
                 raise
             return entry
+
+    def _check_labels(self, default: str) -> None:
+        """Refuse a version of other labels, as far as both archives tell theirs.
+
+        Raises:
+            ServerError: it has.
+        """
+        with contextlib.suppress(ArchiveError):  # one that is missing is told by what needs it
+            old, new = (
+                store.labels(self.server.place.model_store, [f"{self.model}:{version}"])
+                for version in (default, self.version)
+            )
+            if set(old) != set(new):
+                raise ServerError(
+                    f"{self.version} has the labels {_some(new)}, {default} has {_some(old)}: not "
+                    "promoted. --other-labels promotes it nevertheless"
+                )
 
     def _bring_up(self, release: Release, is_new: bool) -> str:
         """Let the version have READY workers; return its archive's sha256."""
@@ -150,7 +167,7 @@ class Promotion:
         """
         sha256 = self.server.archive_sha256(self.model, self.version)
         name = store.file_name(self.model, self.version)
-        if self.server.changed({name: sha256}):
+        if self.server.state.changed({name: sha256}):
             raise ServerError(
                 f"{name} has changed since it was loaded: build it under another version, and "
                 "promote that"
@@ -194,8 +211,8 @@ class Promotion:
         """Switch the default, probe it, and write releases.toml and the history; or switch back."""
         management, place = self.server.management, self.server.place
         before = self._watch()
-        journal = Journal(place.journal)
-        journal.write(entry, is_new)
+        note = journal.Journal(place.journal)
+        note.write(entry, is_new)
         try:
             self.tell(f"switch the default from {release.default} to {self.version}")
             management.set_default(self.model, self.version)
@@ -207,13 +224,13 @@ class Promotion:
                 # Where TorchServe does not answer, the journal stays: the monitor switches back.
                 with contextlib.suppress(httpx.TransportError):
                     management.set_default(self.model, release.default)
-                    journal.remove()
+                    note.remove()
                     self.tell(f"switched back to {release.default}")
             raise
         # From here on it is kept: what fails now, `recover` brings to its end.
         history.append(place.history, entry)
         releases.make_default(place.served, self.model, self.version)
-        journal.remove()
+        note.remove()
 
     def _probe(self, before: str) -> None:
         """Ask without a version, and count what goes wrong.
@@ -285,76 +302,10 @@ class Promotion:
             rollout.retire(self.server.management, self.model, self.version)
 
 
-@contextlib.contextmanager
-def alone(place: Place, patience: float = 0) -> Iterator[None]:
-    """Keep others from promoting meanwhile.
-
-    Args:
-        place: the server's files.
-        patience: seconds to wait until others have done.
-
-    Raises:
-        ServerError: one is under way.
-    """
-    lock, refusal = place.run / "promotion.lock", "another promotion is under way"
-    with process.exclusive(lock, refusal, patience):
-        yield
-
-
-@dataclass(frozen=True)
-class Journal:
-    """The file that says which default to go back to, should its writer be killed."""
-
-    path: Path
-
-    def write(self, entry: history.Entry, is_new: bool) -> None:
-        """Note what is about to be done, and whether the version was brought for it."""
-        writer = process.identity(os.getpid())
-        said = {"entry": asdict(entry), "is_new": is_new, "writer": writer}
-        atomic.write(self.path, json.dumps(said))
-
-    def remove(self) -> None:
-        """Say that there is nothing to go back to."""
-        self.path.unlink(missing_ok=True)
-
-    def abandoned(self) -> dict[str, Any] | None:
-        """Return what it says, where its writer is gone."""
-        try:
-            said: dict[str, Any] = json.loads(self.path.read_text())
-        except (FileNotFoundError, ValueError):
-            return None
-        return said if process.find(said["writer"]) is None else None
-
-
-def recover(server: Server) -> str | None:
-    """Bring a promotion that was killed to an end; return what was done, in words.
-
-    What releases.toml says holds: the old default, unless the new one was kept already.
-    """
-    if Journal(server.place.journal).abandoned() is None:
-        return None
-    with alone(server.place):
-        return _recover(server)
-
-
-def _recover(server: Server) -> str | None:
-    journal, management = Journal(server.place.journal), server.management
-    said = journal.abandoned()
-    if said is None:
-        return None
-    entry = history.Entry(**said["entry"])
-    released = server.release(entry.model)
-    if management.default(entry.model) != released.default:
-        management.set_default(entry.model, released.default)
-    if released.default == entry.after:
-        if entry not in history.read(server.place.history):
-            history.append(server.place.history, entry)
-        releases.make_default(server.place.served, entry.model, entry.after)
-    elif said["is_new"] and entry.after not in released.versions:
-        with contextlib.suppress(ClassifierError):
-            rollout.retire(management, entry.model, entry.after)
-    journal.remove()
-    return f"a promotion of {entry.model} was killed; its default is {released.default}"
+def _some(labels: list[str], most: int = 5) -> str:
+    """Name labels, of many the first."""
+    more = f" and {len(labels) - most} more" if len(labels) > most else ""
+    return ", ".join(labels[:most]) + more
 
 
 def checks(data: Path | None) -> list[Source]:

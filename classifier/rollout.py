@@ -41,7 +41,7 @@ def register(server: Server, model: str, version: str, sizes: Sizes) -> str:
     except BaseException:
         management.unregister(model, version)
         raise
-    server.note_archive(model, version, sha256)
+    server.state.note_archive(store.file_name(model, version), sha256)
     return sha256
 
 

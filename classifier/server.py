@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import time
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -30,6 +28,7 @@ from . import (
 )
 from .client import Client
 from .errors import ArchiveError, ClassifierError, ReleasesError, ServerError
+from .state import State
 from .tokens import Kind, TokenAuth
 from .warmup import CONNECTIONS, warm_up
 
@@ -53,6 +52,7 @@ class Server:
 
     def __init__(self, place: Place) -> None:
         self.place = place
+        self.state = State(place.state)
 
     @property
     def releases(self) -> list[Release]:
@@ -131,22 +131,6 @@ class Server:
         store.check(path, model, version)
         return store.sha256(path)
 
-    def note_archive(self, model: str, version: str, sha256: str) -> None:
-        """Note which bytes of an archive are served, for `check`."""
-        state = self._state()
-        if state:  # else somebody has stopped it meanwhile
-            state.setdefault("archives", {})[store.file_name(model, version)] = sha256
-            self._note(state)
-
-    def changed(self, archives: dict[str, str]) -> list[str]:
-        """Return which archives, by file name, hold other bytes than when they were loaded.
-
-        Args:
-            archives: the sha256 of each, as the store has it now.
-        """
-        noted = self._state().get("archives", {})
-        return [name for name, sha256 in archives.items() if noted.get(name, sha256) != sha256]
-
     def auth(self) -> TokenAuth | None:
         """Return what lets httpx send the inference API's token; None where it wants none."""
         token = self.token(Kind.INFERENCE)
@@ -171,25 +155,7 @@ class Server:
 
     def process(self) -> psutil.Process | None:
         """Return the server's process, or None where what was started runs no more."""
-        return process.find(self.identity)
-
-    @property
-    def identity(self) -> str | None:
-        """The identity of what was started; None where nothing is noted."""
-        identity: str | None = self._state().get("identity")
-        return identity
-
-    @property
-    def monitor(self) -> str | None:
-        """The identity of the monitor's process; None where none is noted."""
-        identity: str | None = self._state().get("monitor")
-        return identity
-
-    @property
-    def temporary(self) -> Path | None:
-        """The folder of TorchServe's temporary files; None where nothing is noted."""
-        folder = self._state().get("temporary")
-        return None if folder is None else Path(folder)
+        return process.find(self.state.torchserve)
 
     @contextlib.contextmanager
     def lock(self, patience: float = 0) -> Iterator[None]:
@@ -249,14 +215,17 @@ class Server:
 
         Raises:
             ServerError: it serves something else, with each difference, or does not answer.
+            ArchiveError: an archive is not the one that was promoted: a restart would be refused.
         """
         try:
             found = management.differences(self.management, self.releases)
         except httpx.TransportError as error:
             raise ServerError(f"the server runs, but does not answer: {error}") from None
-        changed = self.changed(self._archives())
+        archives = self._archives()
+        self._check_promoted(archives)
+        changed = self.state.changed(archives)
         found += [f"{name} has changed since the server started" for name in changed]
-        if process.find(self.monitor) is None:
+        if process.find(self.state.monitor) is None:
             found.append("its monitor has ended")
         if found:
             raise ServerError(
@@ -347,7 +316,7 @@ class Server:
         """Run TorchServe's command, and note where it will say which process it is."""
         launch.prepare(self.place, self.properties, self.releases)
         temporary = launch.temporary_folder()
-        self._note({"temporary": str(temporary), "archives": archives})
+        self.state.begin(temporary, archives)
         launch.run(self.place, self.releases, temporary, to_stdout)
 
     def _wait(self) -> None:
@@ -370,8 +339,7 @@ class Server:
         """Start the monitor, and wait until it says that the server is ready."""
         from . import monitor  # which imports this module
 
-        pid = monitor.start(self.place)
-        self._note(self._state() | {"monitor": process.identity(pid)})
+        self.state.note_monitor(monitor.start(self.place))
         end = time.monotonic() + MONITOR_DEADLINE
         while True:
             if not (reasons := self.unready()):
@@ -400,29 +368,12 @@ class Server:
         reason = log.cause(log.read(self.place.logs)) or " ".join(printed[-3:])
         return f"{what}: {reason or 'no cause is logged'} (see {self.place.logs})"
 
-    def _state(self) -> dict[str, Any]:
-        """Return what is known of what was started: its process, once TorchServe has told it."""
-        try:
-            state: dict[str, Any] = json.loads(self.place.state.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return {}
-        if "pid" not in state:
-            with contextlib.suppress(OSError, ValueError):
-                pid = int((Path(state["temporary"]) / ".model_server.pid").read_text())
-                state |= {"pid": pid, "identity": process.identity(pid)}
-                self._note(state)
-        return state
-
-    def _note(self, state: dict[str, Any]) -> None:
-        atomic.write(self.place.state, json.dumps(state))
-
     def _clean(self) -> None:
         """Remove what a server that runs no more has left, its monitor too."""
-        state = self._state()
-        monitor = process.find(state.get("monitor"))
+        monitor = process.find(self.state.monitor)
         if monitor is not None:
             process.end(monitor, STOP_DEADLINE)
-        if self.temporary:
-            shutil.rmtree(self.temporary, ignore_errors=True)
-        self.place.state.unlink(missing_ok=True)
+        if self.state.temporary:
+            shutil.rmtree(self.state.temporary, ignore_errors=True)
+        self.state.remove()
         self.place.draining.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ A kill (SIGKILL) leaves a version that was registered for this; `classifier stat
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from . import config, pictures, predict, process, promotion, rollout
+from . import config, journal, outcomes, pictures, process, rollout
 from .asker import CONNECTIONS, fail_at_once
 from .comparison import Tally
 from .errors import ClassifierError, InputError, ServerError
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from .client import Client
     from .comparison import Comparison
-    from .predict import Outcome
+    from .outcomes import Outcome
     from .server import Server
 
     Pair = tuple[Outcome, Outcome]
@@ -104,7 +105,7 @@ class Shadow:
         release = self.server.release(self.model)
         sizes = config.sizes(release, self.server.place.model_config)
         self.tell(f"register {self.model}:{self.version}, and start {sizes.workers} workers")
-        with promotion.alone(self.server.place):
+        with journal.alone(self.server.place):
             rollout.register(self.server, self.model, self.version, sizes)
         try:
             yield
@@ -114,7 +115,7 @@ class Shadow:
     def _retire(self, released: tuple[str, ...]) -> None:
         """Take the new version out of service, unless it was released meanwhile."""
         try:
-            with promotion.alone(self.server.place, PATIENCE):
+            with journal.alone(self.server.place, PATIENCE):
                 now = self.server.release(self.model).versions
                 if self.version in released or self.version not in now:
                     rollout.retire(self.server.management, self.model, self.version)
@@ -164,7 +165,7 @@ def _ask_both(client: Client, versions: tuple[str, str], source: Source, first: 
     except InputError:
         return None
     found = {
-        at: predict.ask(partial(client.predict, version=versions[at]), source, image)
+        at: outcomes.ask(partial(client.predict, version=versions[at]), source, image)
         for at in (first, 1 - first)
     }
     return found[0], found[1]
@@ -192,6 +193,7 @@ def traffic(
         sources = pictures.dataset(data)
         versions = [f"{model}:{v}" for v in (server.management.default(model), version)]
         pictures.check_classes(sources, server.place.model_store, versions)
+        random.Random(0).shuffle(sources)  # noqa: S311 (else some seconds hold one class alone)
         return replay(sources, rate, seconds)
     if not any(release.model == model and release.keep for release in server.served):
         raise ServerError(

@@ -115,7 +115,7 @@ def load(
             raise ExplanationError(
                 f"explanations need the package {error.name} where the model is served"
             ) from None
-        state = weights.read(folder / weights.WEIGHTS, folder / weights.LOCK)
+        state = weights.read(folder)
         return Explainer(weights.fit(state, len(labels)), threads)
 
     return Classifier(engines.load(folder, len(labels), engine, device, threads), labels, explainer)
@@ -131,7 +131,10 @@ def read_labels(path: Path) -> list[str]:
         names = json.loads(path.read_text())
         labels = [names[str(index)] for index in range(len(names))]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LabelsError(f"{path.name} can't be read as labels: {error!r}") from None
+        raise LabelsError(
+            f'{path.name} can\'t be read as labels ({error!r}): write {{"0": "cat", "1": "dog"}}, '
+            "with a name for each output of the net"
+        ) from None
     if not labels or not all(isinstance(label, str) for label in labels):
         raise LabelsError(f"{path.name} must hold a name for each index, and nothing else")
     twice = sorted(label for label, count in Counter(labels).items() if count > 1)

@@ -67,7 +67,7 @@ def load(
     if kind == "torch":
         from .engine_torch import CudaEngine, TorchEngine
 
-        state = weights.read(folder / weights.WEIGHTS, folder / weights.LOCK)
+        state = weights.read(folder)
         net = weights.fit(state, classes)
         if on_cpu:
             return TorchEngine(net, device, threads)
@@ -81,7 +81,7 @@ def load(
     if importlib.util.find_spec("openvino") is None:
         raise EngineError("the engine openvino needs the package of that name: pip install it")
     # It needs no floats, but explanations do: a folder with others is refused now, not then.
-    weights.check(folder / weights.WEIGHTS, folder / weights.LOCK)
+    weights.check(folder)
     from .engine_openvino import OpenVinoEngine
 
     return OpenVinoEngine(*weights.read_int8(folder), threads)

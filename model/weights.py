@@ -38,13 +38,13 @@ def digest(data: bytes) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
 
 
-def read(weights: Path, lock: Path) -> dict[str, Tensor]:
-    """Read a state dict, float tensors by parameter name, and check it against its lock.
+def read(folder: Path) -> dict[str, Tensor]:
+    """Read a folder's state dict, float tensors by parameter name, and check it against its lock.
 
     Raises:
         WeightsError: a file is missing, or the weights are not those of the lock.
     """
-    return parse(check(weights, lock), weights.name)
+    return parse(check(folder), WEIGHTS)
 
 
 def parse(data: bytes, name: str) -> dict[str, Tensor]:
@@ -61,13 +61,13 @@ def parse(data: bytes, name: str) -> dict[str, Tensor]:
         raise WeightsError(f"{name} is no safetensors file: {error}") from None
 
 
-def check(weights: Path, lock: Path) -> bytes:
-    """Return the bytes of a weights file if they are those of its lock.
+def check(folder: Path) -> bytes:
+    """Return the bytes of a folder's weights file if they are those of its lock.
 
     Raises:
         WeightsError: a file is missing, or the weights are not those of the lock.
     """
-    return _checked(weights, _locked(lock), lock)
+    return _checked(folder / WEIGHTS, _locked(folder / LOCK), folder / LOCK)
 
 
 def has_int8(folder: Path) -> bool:

@@ -192,7 +192,7 @@ def test_what_holds_no_state_dict_is_refused_with_what_to_do(tmp_path: Path, kin
         archive.read_weights(path)
     message = str(caught.value)
     assert message.startswith(f"{path} is neither safetensors nor a state dict saved by torch")
-    assert message.endswith(": write one by torch.save(net.state_dict(), PATH)")
+    assert "write one by torch.save(net.state_dict(), PATH); a checkpoint may hold it" in message
 
 
 def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:
@@ -203,14 +203,14 @@ def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:
 def test_refuses_weights_that_do_not_fit_the_net_in_one_line(tmp_path: Path) -> None:
     torch.save(Net(classes=7).state_dict(), tmp_path / "seven.pth")
     shapes = r"fc2\.weight \[7, 256\], not \[10, 256\], fc2\.bias \[7\], not \[10\]"
-    expected = rf"seven\.pth: weights don't fit Net\(10\): of another shape: {shapes}$"
+    expected = rf"seven\.pth: weights don't fit Net\(10\): of another shape: {shapes}\. model/"
     with pytest.raises(ArchiveError, match=expected):
         archive.build("cifar10", "2.0", tmp_path / "seven.pth", tmp_path)
     renamed = {f"net.{name}": tensor for name, tensor in Net().state_dict().items()}
     torch.save(renamed, tmp_path / "net.pth")
     missing = r"missing: conv1\.weight, conv1\.bias, norm1\.weight and 48 more"
     unknown = r"unknown: net\.conv1\.bias, net\.conv1\.weight, net\.conv2\.bias and 48 more"
-    with pytest.raises(ArchiveError, match=f"{missing}; {unknown}$"):
+    with pytest.raises(ArchiveError, match=rf"{missing}; {unknown}\. .* docs/own-net\.md"):
         archive.build("cifar10", "2.0", tmp_path / "net.pth", tmp_path)
     assert not list(tmp_path.glob("*.mar"))
 
@@ -229,6 +229,51 @@ def test_refuses_weights_that_are_called_safetensors_and_are_none(tmp_path: Path
     path.write_bytes(b"no weights")
     with pytest.raises(ArchiveError, match="is no safetensors file"):
         archive.build("cifar10", "2.0", path, tmp_path)
+
+
+WRONG = {
+    "no Net": ("net.py", "class Net(", "class Network(", "ImportError: cannot import name 'Net'"),
+    "no classes": (
+        "net.py",
+        "self, classes: int = 10, ",
+        "self, ",
+        "model/net.py, line .*TypeError",
+    ),
+    "no package": ("net.py", "from torch", "import absent\nfrom torch", "install it, and name it"),
+    "other size": ("image.py", "SIZE = (32, 32)", "SIZE = (64, 64)", "model/net.py, line .* mat1"),
+    "no size": ("image.py", "SIZE = (32, 32)", "SIZE = 32", "model/image.py, line .*TypeError"),
+}
+"""What may be wrong with a net or a preprocessing of one's own: a file, a change, what is told."""
+
+
+@pytest.mark.parametrize(("file", "old", "new", "told"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_with_an_own_net_is_told_in_one_line(
+    project: Path, tmp_path: Path, file: str, old: str, new: str, told: str
+) -> None:
+    path = project / "model" / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    torch.save(load_file(WEIGHTS), tmp_path / "net.pth")
+    with pytest.raises(ArchiveError, match=told) as caught:
+        archive.build("own", "1.0", tmp_path / "net.pth", tmp_path, project)
+    assert "_archived_model" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["my model", "", "../x", "-x"])
+def test_refuses_what_is_no_name_of_a_model(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArchiveError, match="is no name of a model: write letters"):
+        archive.build(name, "1.0", Path(WEIGHTS), tmp_path)
+
+
+def test_a_promoted_version_is_built_as_it_was_or_not_at_all(store: Path, tmp_path: Path) -> None:
+    shutil.copy(store / "cifar10-1.0.mar", tmp_path)
+    same = sha256(store / "cifar10-1.0.mar")
+    archive.build("cifar10", "1.0", Path(WEIGHTS), tmp_path, promoted=same)
+    torch.save(load_file(WEIGHTS), tmp_path / "other.pth")
+    with pytest.raises(ArchiveError, match=r"was promoted, and this would be another"):
+        archive.build("cifar10", "1.0", tmp_path / "other.pth", tmp_path, promoted=same)
+    assert sha256(tmp_path / "cifar10-1.0.mar") == same
 
 
 def test_refuses_released_weights_without_their_lock(project: Path) -> None:
@@ -327,6 +372,8 @@ def test_what_is_no_archive_is_not_loaded(tmp_path: Path) -> None:
     (tmp_path / "x.mar").write_bytes(b"no zip")
     with pytest.raises(ArchiveError, match=r"x\.mar is damaged"):
         bundle.load(tmp_path / "x.mar")
+    with pytest.raises(ArchiveError, match=r"cifar10 is no file: name a \.mar file, or a version"):
+        bundle.load("cifar10")
 
 
 def test_loaded_it_takes_every_kind_of_picture(store: Path) -> None:

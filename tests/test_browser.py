@@ -22,7 +22,7 @@ from .images import SAMPLE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, Locator, Page, Route
 
     from .deployment import Deployment
 
@@ -127,6 +127,19 @@ def test_the_keyboard_is_enough(page: Page) -> None:
     expect(answers(page, "cat.jpg").get_by_role("row").first).to_contain_text("cat")
     file.set_input_files(SAMPLE)
     expect(page.get_by_role("article")).to_have_count(2)
+
+
+def test_says_that_it_asks_until_all_have_answered(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/predictions/**", lambda route: route.continue_() if held else held.append(route))
+    with page.expect_request("**/predictions/**"):
+        send(page, "drop", "first.jpg", SAMPLE.read_bytes())
+    send(page, "drop", "second.jpg", SAMPLE.read_bytes())
+    expect(answers(page, "second.jpg").get_by_role("row").first).to_contain_text("cat")
+    expect(page.locator("#status")).to_have_text("Asking …")
+    held[0].continue_()
+    expect(answers(page, "first.jpg").get_by_role("row").first).to_contain_text("cat")
+    expect(page.locator("#status")).to_have_text("")
 
 
 def test_switch_versions_and_see_two_side_by_side(page: Page) -> None:

@@ -22,7 +22,7 @@ import pytest
 
 from classifier import archive, log, monitor, pictures
 from classifier.errors import InputError
-from classifier.predict import MOST_GONE
+from classifier.outcomes import MOST_GONE
 
 from .images import SAMPLE, crops
 from .test_client import Scripted, error
@@ -192,6 +192,7 @@ def test_predict_lists_what_failed_where_the_server_has_gone(photos: Path) -> No
         (["tests/chaos"], "tests/chaos holds no pictures"),
         (["cifar10:9.9", str(SAMPLE)], "answers 404: "),
         (["cifar10:9.9", "--local", str(SAMPLE)], "has no archive of cifar10:9.9"),
+        (["pets:1.0", "--local", str(SAMPLE)], "has no archive of pets:1.0"),
         (["cifar10"], "name a picture, too"),
         (["--local", "--server=http://127.0.0.1:1", str(SAMPLE)], "--local asks no server"),
         (["nets:1.0", str(SAMPLE)], "nets:1.0 is no file, and no model of releases.toml (cifar10)"),

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier import comparison, comparison_page, predict
+from classifier import comparison, comparison_page
+from classifier import outcomes as told
 from classifier.answered import Answered
 from classifier.comparison import Comparison, Side, Tally
 from classifier.errors import ServerError, UnavailableError
+from classifier.outcomes import Outcome
 from classifier.pictures import Source
-from classifier.predict import Outcome
 from classifier.prediction import Prediction
 from classifier.promotion import Promotion
 from classifier.releases import Release
@@ -150,7 +151,7 @@ def test_a_probe_that_another_version_answers_is_a_failure() -> None:
     client.predict.return_value = Prediction({"cat": 1.0}, "1.0")
     picture = mock.Mock(read=lambda: b"x")
     change = Promotion(server, "cifar10", "2.0", [picture], probes=3, tell=lambda _: None)
-    with pytest.raises(ServerError, match=r"2\.0 failed 3 times in 3 probes: 1\.0 answered"):
+    with pytest.raises(ServerError, match=r"2\.0 failed at probe 1: 1\.0 answered"):
         change._probe("1.0")
     client.predict.return_value = Prediction({"cat": 1.0}, "2.0")
     change._probe("1.0")
@@ -208,7 +209,7 @@ def test_the_old_version_may_be_gone_and_the_new_one_not() -> None:
 
 def test_a_line_of_csv_is_one_picture_whatever_its_name() -> None:
     outcomes = [outcome("cat", name=name) for name in ("a\nb.png", "a\rb.png", 'a,"b".png')]
-    text = "\r\n".join(map(predict.as_csv, outcomes))
+    text = "\r\n".join(map(told.as_csv, outcomes))
     rows = list(csv.reader(io.StringIO(text, newline="")))
     assert [row[0] for row in rows] == [one.source.name for one in outcomes]
     assert {len(row) for row in rows} == {5}

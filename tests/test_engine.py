@@ -23,7 +23,7 @@ from model import EngineError, WeightsError, engine_torch
 from model.engine_openvino import SIZES, OpenVinoEngine
 from model.engine_torch import CudaEngine, TorchEngine
 from model.net import Net
-from model.weights import INT8, LOCK, WEIGHTS, fit, read
+from model.weights import INT8, fit, read
 from training import int8, slim
 from training.data import Images
 
@@ -132,7 +132,7 @@ def test_batches_of_all_sizes_are_run_in_few(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_channel_of_a_wide_range_takes_nothing_from_the_others() -> None:
-    state = read(Path("model") / WEIGHTS, Path("model") / LOCK)
+    state = read(Path("model"))
     state["conv3.weight"][0] /= 1000  # a channel that is almost silent in training,
     state["conv3.bias"][0] = 0
     state["norm3.running_mean"][0], state["norm3.running_var"][0] = 0, 0
@@ -179,7 +179,7 @@ def test_channels_that_tell_nothing_are_no_error(value: float) -> None:
 
 
 def test_a_net_of_fewer_channels_answers_the_same() -> None:
-    state = read(Path("model") / WEIGHTS, Path("model") / LOCK)
+    state = read(Path("model"))
     state["conv3.weight"][::2], state["conv3.bias"][::2] = 0, 1  # 64 of 128 never change
     net = fit(state, 10)
     net.conv1.bias = None

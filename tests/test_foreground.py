@@ -59,7 +59,7 @@ class Foreground:
 
         def ready() -> bool:
             assert self.process.poll() is None, self.process.communicate()
-            told = find(self.deployment.server.monitor) is not None
+            told = find(self.deployment.server.state.monitor) is not None
             return told and ready_status(self.deployment) == 200
 
         wait_for(ready)
@@ -196,7 +196,7 @@ def test_the_way_a_process_ended_is_known_only_when_its_last_thread_has_ended() 
 
 def test_it_ends_with_its_monitor(deployment: Deployment, served: Foreground) -> None:
     family = served.family()
-    watcher = find(deployment.server.monitor)
+    watcher = find(deployment.server.state.monitor)
     assert watcher is not None
     watcher.kill()
     code, _, err = served.end()
@@ -235,7 +235,7 @@ def test_torchserve_is_its_child(deployment: Deployment, served: Foreground) -> 
     """Else it could not tell how TorchServe ended, and would leave the workers of a dead one."""
     children = psutil.Process(served.process.pid).children()
     assert deployment.server.process() in children
-    assert find(deployment.server.monitor) in children
+    assert find(deployment.server.state.monitor) in children
 
 
 def test_warnings_and_errors_reach_stdout(deployment: Deployment, served: Foreground) -> None:

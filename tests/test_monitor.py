@@ -102,7 +102,7 @@ def test_ready_follows_what_is_served(deployment: Deployment) -> None:
 
 def test_without_its_monitor_it_is_not_ready(deployment: Deployment) -> None:
     deployment.start()
-    watching = find(deployment.server.monitor)
+    watching = find(deployment.server.state.monitor)
     assert watching is not None
     end(watching, 60)
     said = classifier(*deployment.options, "ready")
@@ -277,7 +277,7 @@ def test_the_monitor_outlives_who_started_it(deployment: Deployment) -> None:
 def test_unpacked_archives_are_kept_from_the_system_that_cleans_up(deployment: Deployment) -> None:
     """By a lock that systemd-tmpfiles respects."""
     deployment.start()
-    folder = deployment.server.temporary
+    folder = deployment.server.state.temporary
     assert folder is not None
     opened = os.open(folder, os.O_RDONLY)
     with pytest.raises(BlockingIOError):

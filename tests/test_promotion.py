@@ -57,7 +57,7 @@ if step == "warm up":
 elif step == "compare":
     p.comparison.compare = die
 elif step == "journal":
-    p.Journal.write = then_die(p.Journal.write)
+    p.journal.Journal.write = then_die(p.journal.Journal.write)
 elif step == "probe":
     p.Promotion._probe = die
 elif step == "keep":
@@ -65,7 +65,7 @@ elif step == "keep":
 elif step == "history":
     p.history.append = die
 elif step == "end":
-    p.Journal.remove = die
+    p.journal.Journal.remove = die
 cli.main()
 """
 """The command, killed at a step."""
@@ -210,6 +210,37 @@ def test_pictures_whose_classes_are_no_labels_decide_nothing(
 ) -> None:
     (cats / "cat").rename(cats / "Cat")
     assert_refused(running, "folders that are no labels: Cat. The labels are", f"--data={cats}")
+
+
+def test_a_version_of_other_labels_is_refused_unless_it_is_wanted(
+    running: Deployment, tmp_path: Path
+) -> None:
+    torch.save(load_file(archive.WEIGHTS), tmp_path / "net.pth")
+    names = json.loads(Path("model/index_to_name.json").read_text()) | {"3": "tiger"}
+    (tmp_path / "index_to_name.json").write_text(json.dumps(names))
+    archive.build("cifar10", "2.0", tmp_path / "net.pth", running.place.model_store)
+    assert_refused(running, "2.0 has the labels plane, car, bird, tiger, deer and 5 more, 1.0 has")
+    wanted = ("promote", "2.0", "--other-labels", "--probes=5", "--watch=0")
+    done = classifier(*running.options, *wanted)
+    assert done.returncode == 0, done.stderr
+    assert default(running) == "2.0"
+
+
+def test_what_was_promoted_is_not_replaced_unnoticed(running: Deployment, tmp_path: Path) -> None:
+    done = classifier(*running.options, "promote", "2.0", "--probes=5", "--watch=0")
+    assert done.returncode == 0, done.stderr
+    other, store = tmp_path / "other.pth", running.place.model_store
+    torch.save(load_file(archive.WEIGHTS), other)
+    command = ("archive", "--version=2.0", f"--weights={other}")
+    built = classifier(*running.options, *command)
+    assert built.returncode == 1
+    assert "cifar10-2.0.mar was promoted, and this would be another" in built.stderr
+    running.server.check()
+    archive.build("cifar10", "2.0", other, store)
+    status = classifier(*running.options, "status")
+    assert status.returncode == 1
+    assert "cifar10-2.0.mar is not the archive that was promoted" in status.stderr
+    assert "make serve" not in status.stderr
 
 
 def spoil(deployment: Deployment, lines: str, version: str = "2.0") -> None:
@@ -478,7 +509,7 @@ def test_who_goes_back_is_in_a_hurry(
     asked: list[int] = []
     server = mock.Mock()
     server.place.model_config = Path("model/model-config.yaml")
-    server.changed.return_value = []
+    server.state.changed.return_value = []
     server.management.versions.return_value = {"1.0": 1}
     monkeypatch.setattr(rollout, "scale", lambda *arguments: asked.append(arguments[-1]))
     monkeypatch.setattr("classifier.promotion.warm_up", lambda *_: None)

@@ -27,7 +27,7 @@ def dataset(test_images: Images) -> Dataset:
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     """The released net with its outputs the other way round, as a .pth file, and their labels."""
-    state = read(Path("model") / WEIGHTS, Path("model") / LOCK)
+    state = read(Path("model"))
     for name in ("fc2.weight", "fc2.bias"):
         state[name] = state[name].flip(0)
     torch.save(state, tmp_path / "net.pth")

@@ -11,8 +11,7 @@ import pytest
 
 from classifier import history, releases
 from classifier.errors import ReleasesError
-from classifier.place import Place
-from classifier.server import Server
+from classifier.state import State
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,9 +71,9 @@ def test_the_history_grows_by_a_line(tmp_path: Path) -> None:
 
 
 def test_nothing_is_noted_of_a_server_that_was_stopped(tmp_path: Path) -> None:
-    server = Server(Place(run=tmp_path))
-    server.note_archive("cifar10", "2.0", "of it")
-    assert not server.place.state.exists()
+    state = State(tmp_path / "server.json")
+    state.note_archive("cifar10-2.0.mar", "of it")
+    assert not list(tmp_path.iterdir())
 
 
 def test_who_has_no_name_is_noted_by_number(monkeypatch: pytest.MonkeyPatch) -> None:

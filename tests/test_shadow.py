@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 import requests
@@ -302,6 +303,18 @@ def test_two_at_once_are_refused(shared_deployment: Deployment) -> None:
     with process.exclusive(shared_deployment.place.run / "shadow.lock", "it is free"):
         said = classifier(*shared_deployment.options, "shadow", *options)
     assert (said.returncode, said.stderr) == (1, "classifier: another shadow is under way\n")
+
+
+def test_a_replay_asks_all_classes_from_the_start(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for number in range(30):
+            (tmp_path / label / f"{number}.jpg").touch()
+    server = mock.Mock()
+    server.place.model_store, server.management.default.return_value = tmp_path, "1.0"
+    with mock.patch("classifier.store.labels", return_value=["cat", "dog"]):
+        found = shadow.traffic(server, "pets", "2.0", 0.1, tmp_path, rate=1000)
+        assert {source.label for source in itertools.islice(found, 20)} == {"cat", "dog"}
 
 
 def test_a_replay_is_evenly_spaced_whatever_each_takes() -> None:

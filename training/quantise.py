@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier import archive
+from classifier import archive, bundle
 from classifier.errors import ArchiveError
 from model import LabelsError, WeightsError
 from model.classifier import read_labels
@@ -70,6 +70,12 @@ def main() -> int:
         done = quantise(arguments.weights, data.load(arguments.data), out)
     except (ArchiveError, LabelsError, WeightsError, data.DataError) as error:
         print(f"make quantise: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        told = bundle.failure(error, Path.cwd())
+        if not told.startswith("model/"):  # no fault of a net of one's own
+            raise
+        print(f"make quantise: {told}", file=sys.stderr)
         return 1
     if done:
         print(f"Now: make archive NAME=… VERSION=… WEIGHTS={out / WEIGHTS}")

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision import transforms
 
 from model.classifier import read_labels
-from model.weights import LOCK, WEIGHTS, fit, read
+from model.weights import fit, read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Tutorial:
 
     def __init__(self, folder: Path) -> None:
         self.labels = read_labels(folder / "index_to_name.json")
-        self.net = fit(read(folder / WEIGHTS, folder / LOCK), len(self.labels))
+        self.net = fit(read(folder), len(self.labels))
         self.transform = transforms.Compose(
             [
                 transforms.Resize((32, 32), transforms.InterpolationMode.BICUBIC),

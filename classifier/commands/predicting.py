@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import time
@@ -12,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from tqdm import tqdm
 
-from .. import bundle, comparison, pictures, releases, store
-from .. import predict as predictions
+from .. import bundle, comparison, outcomes, pictures, releases, store
 from ..asker import DEADLINE
 from ..client import Client
 from ..errors import PredictionError, ServerError
@@ -23,8 +23,8 @@ from . import AsJson, Html, show_comparison
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ..outcomes import Outcome, Predict, PredictEach
     from ..place import Place
-    from ..predict import Outcome, Predict, PredictEach
 
 REFERENCE = re.compile(r"[A-Za-z][\w-]*(:[\w.]+)?")
 """A model, and perhaps a version: cifar10, cifar10:2.0, cifar10:latest."""
@@ -39,9 +39,9 @@ class Form(StrEnum):
 
 
 FORMS: dict[Form, Callable[[Outcome], str]] = {
-    Form.TEXT: predictions.as_text,
-    Form.JSON: predictions.as_json,
-    Form.CSV: predictions.as_csv,
+    Form.TEXT: outcomes.as_text,
+    Form.JSON: outcomes.as_json,
+    Form.CSV: outcomes.as_csv,
 }
 
 Local = Annotated[
@@ -72,13 +72,15 @@ def predict(
     place = context.obj
     if local and server is not None:
         raise typer.BadParameter("--local asks no server: leave one of the two out")
-    reference, names = _split(images, _models(place), elsewhere=server is not None)
+    reference, names = _split(images, _models(place), elsewhere=server is not None or local)
     sources = pictures.find(names)
     form = Form.JSON if as_json else form
     predict_each = _predictor(context, reference, local, server, token).predict_each
     if form is Form.CSV:
-        typer.echo(predictions.CSV_HEAD)
-    failed = _show(predictions.each(predict_each, sources), len(sources), FORMS[form])
+        typer.echo(outcomes.CSV_HEAD)
+    # Closed first where a reader such as `head` has gone: else what is under way is asked again.
+    with contextlib.closing(outcomes.each(predict_each, sources)) as found:
+        failed = _show(found, len(sources), FORMS[form])
     raise typer.Exit(1 if failed else 0)
 
 
@@ -187,7 +189,8 @@ def _predictor(
         version = store.versions(place.model_store, model)[-1]
     if local:
         defaults = {release.model: release.default for release in releases.read(place.releases)}
-        path = store.find(place.model_store, f"{model}:{version or defaults[model]}")
+        version = version or defaults.get(model, store.LATEST)
+        path = store.find(place.model_store, f"{model}:{version}")
         archived = bundle.load(path)
         return _Predictor(archived.predict, archived.predict_each)
     if url is not None:

@@ -123,6 +123,9 @@ def promote(
         float,
         typer.Option(min=0, help="Seconds before the switch, and after it: failures may not rise."),
     ] = promotion.WATCH,
+    other_labels: Annotated[
+        bool, typer.Option("--other-labels", help="It may have other labels than the default.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a version, make it the default, watch, keep it: classifier promote 2.0 --data val"""
@@ -138,6 +141,7 @@ def promote(
         probes,
         watch,
         partial(typer.echo, err=as_json),
+        other_labels,
     ).run()
     _show(entry, "is the default; `classifier rollback` goes back", as_json)
 

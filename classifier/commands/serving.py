@@ -13,6 +13,7 @@ import typer
 
 from .. import archive as archives
 from .. import foreground as in_foreground
+from .. import history as histories
 from .. import log, monitor
 from ..errors import ClassifierError, ServerError
 from ..rehearsal import rehearse as rehearse_start
@@ -39,7 +40,10 @@ def archive(
 ) -> None:
     """Build an archive: classifier archive --version 2.0 --weights net.pth"""
     weights = weights or archives.default_weights(model)
-    path = archives.build(model, version, weights, context.obj.model_store)
+    is_released = (model, version) == (archives.MODEL, archives.VERSION)  # always built anew
+    entries = [] if is_released else histories.read(context.obj.history)
+    promoted = histories.sha256(entries, model, version)
+    path = archives.build(model, version, weights, context.obj.model_store, promoted=promoted)
     if as_json:
         told = {"archive": str(path), "model": model, "version": version}
         typer.echo(json.dumps({**told, "size": path.stat().st_size, "sha256": sha256(path)}))
@@ -213,4 +217,5 @@ def _show(server: Server) -> None:
     url = f"{server.inference}/predictions/{server.releases[0].model}"
     typer.echo(f"\nTry next:\n  curl -T {SAMPLE} {url}")
     typer.echo(f"  curl {server.management.url}/models/{server.releases[0].model}/all")
+    typer.echo("  .venv/bin/classifier ui --open")
     typer.echo("  make stop")

@@ -5,6 +5,7 @@ const $ = (id) => document.getElementById(id);
 const pictures = new Map(); // of each card on the page: the file, and where the browser keeps it
 
 let served = [];
+let waiting = 0; // cards that wait for their answers
 
 async function begin() {
   served = await json("/served");
@@ -89,11 +90,12 @@ async function ask(card) {
   const versions = [...new Set([$("version").value, $("other").value].filter(Boolean))];
   const asked = versions.map((version) => one(card, version));
   card.asked = asked;
+  waiting += 1;
   say("Asking …");
   const answers = await Promise.all(asked);
-  if (card.asked !== asked) return;
-  card.querySelector(".answers").replaceChildren(...answers);
-  say("");
+  waiting -= 1;
+  if (!waiting) say("");
+  if (card.asked === asked) card.querySelector(".answers").replaceChildren(...answers);
 }
 
 async function one(card, version) {

@@ -44,7 +44,7 @@ class Outcome:
     seconds: float = 0.0
 
 
-def each(predict_each: PredictEach, sources: Sequence[Source]) -> Iterator[Outcome]:
+def each(predict_each: PredictEach, sources: Sequence[Source]) -> Generator[Outcome]:
     """Classify pictures, several in a request; yield what came of each, in order.
 
     Args:

@@ -299,7 +299,8 @@ def test_a_version_that_is_gone_does_not_keep_it_from_others(
         (tmp_path / "run").rmdir()  # which ends it
 
     (tmp_path / "run").mkdir()
-    server = mock.Mock(is_draining=False, monitor=None)
+    server = mock.Mock(is_draining=False)
+    server.state.monitor = None
     server.place.run = tmp_path / "run"
     server.served = [Release("cifar10", "2.0", ("1.0", "2.0"), workers=1)]
     monkeypatch.setattr(Reviver, "_look_at", look_at)

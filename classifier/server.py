@@ -131,6 +131,16 @@ class Server:
         store.check(path, model, version)
         return store.sha256(path)
 
+    def promoted(self, model: str, version: str) -> str | None:
+        """Return the sha256 with which an archive became the default; None if it never did.
+
+        None of the released weights, too: their archive is built anew where the project's code
+        changes.
+        """
+        if (model, version) == (archive.MODEL, archive.VERSION):
+            return None
+        return history.sha256(history.read(self.place.history), model, version)
+
     def auth(self) -> TokenAuth | None:
         """Return what lets httpx send the inference API's token; None where it wants none."""
         token = self.token(Kind.INFERENCE)
@@ -295,16 +305,13 @@ class Server:
     def _check_promoted(self, archives: dict[str, str]) -> None:
         """Check that what was promoted is what would be served.
 
-        Not of the released weights: their archive is built anew where the project's code changes.
-
         Raises:
             ArchiveError: an archive holds other bytes than when it became the default.
         """
-        entries = history.read(self.place.history)
         served = {(release.model, v) for release in self.releases for v in release.versions}
-        for model, version in sorted(served - {(archive.MODEL, archive.VERSION)}):
+        for model, version in sorted(served):
             name = store.file_name(model, version)
-            promoted = history.sha256(entries, model, version)
+            promoted = self.promoted(model, version)
             if promoted not in (None, archives[name]):
                 raise ArchiveError(
                     f"{name} is not the archive that was promoted (its sha256 is "

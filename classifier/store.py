@@ -48,7 +48,7 @@ def versions(store: Path, model: str) -> list[str]:
     prefix, suffix = f"{model}-", ".mar"
     names = [path.name for path in store.glob(f"{prefix}*{suffix}")]
     found = [name.removeprefix(prefix).removesuffix(suffix) for name in names]
-    return sorted((v for v in found if _is_version(v)), key=Version)
+    return in_order(filter(_is_version, found))
 
 
 def in_order(versions: Iterable[str]) -> list[str]:

@@ -98,7 +98,7 @@ def test_without_captum_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert classifier.explain(pixels, 0).any(), "it was not asked for again"
 
 
-def test_what_can_not_be_explained_spoils_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_not_be_explained_spoils_no_other() -> None:
     """As of a net that captum can't differentiate."""
     failing = mock.Mock(labels=["cat"])
     failing.explain.side_effect = RuntimeError("not differentiable")

@@ -13,7 +13,6 @@ import typer
 
 from .. import archive as archives
 from .. import foreground as in_foreground
-from .. import history as histories
 from .. import log, monitor
 from ..errors import ClassifierError, ServerError
 from ..rehearsal import rehearse as rehearse_start
@@ -40,9 +39,7 @@ def archive(
 ) -> None:
     """Build an archive: classifier archive --version 2.0 --weights net.pth"""
     weights = weights or archives.default_weights(model)
-    is_released = (model, version) == (archives.MODEL, archives.VERSION)  # always built anew
-    entries = [] if is_released else histories.read(context.obj.history)
-    promoted = histories.sha256(entries, model, version)
+    promoted = Server(context.obj).promoted(model, version)
     path = archives.build(model, version, weights, context.obj.model_store, promoted=promoted)
     if as_json:
         told = {"archive": str(path), "model": model, "version": version}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import re
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from bench import report
 
 DOCUMENT = Path("docs/resilience.md")
 BEGIN, END = "<!-- results: make chaos LONG=1 -->", "<!-- end of results -->"
@@ -34,14 +33,6 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def machine() -> str:
-    """Return what they were found on, in words."""
-    cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    """Return on what, with what and when they were found, in words."""
     memory = psutil.virtual_memory().total / 2**30
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("torchserve", "torch", "openvino")
-    )
-    return (
-        f"{psutil.cpu_count()} cores ({cpu.group(1) if cpu else platform.processor()}), "
-        f"{memory:.0f} GB, shared by the server and its clients; Python "
-        f"{platform.python_version()}, {versions}; n = 1."
-    )
+    return f"{report.machine()}; {memory:.0f} GB, shared by the server and its clients; n = 1."

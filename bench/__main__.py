@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import model
 
-from . import images, load, report
+from . import images, load, open_loop, report
 from .alone import rate
 from .servers import SETTINGS, BenchError, Ours, servers
 
@@ -39,16 +39,35 @@ class Plan:
         warm_up: seconds of load before it is.
         connections: how many clients ask at once, one number after the other.
         seconds: for which each number of them asks.
+        held: rates at which servers with our engine are asked as well, whether or not they
+            answer, in parts of what the engine does alone.
     """
 
     rounds: int
     warm_up: int
     connections: tuple[int, ...]
     seconds: int
+    held: tuple[float, ...]
 
 
-FULL = Plan(rounds=5, warm_up=8, connections=(1, 8, 32, 64), seconds=3)
-QUICK = Plan(rounds=1, warm_up=3, connections=(1, 64), seconds=2)
+FULL = Plan(rounds=5, warm_up=8, connections=(1, 8, 32, 64), seconds=3, held=(0.25, 0.5))
+QUICK = Plan(rounds=1, warm_up=3, connections=(1, 64), seconds=2, held=(0.25,))
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What all servers are asked.
+
+    Attributes:
+        small: CIFAR-10's images, as files.
+        bodies, photos: folders of requests with these, and with photos, by encoding.
+        rates: at which servers with our engine are asked as well, in 1/s.
+    """
+
+    small: list[bytes]
+    bodies: dict[str, Path]
+    photos: dict[str, Path]
+    rates: list[float]
 
 
 def main() -> int:
@@ -101,10 +120,8 @@ def measure(chosen: list[Server], plan: Plan) -> tuple[list[Row], Failures]:
     Returns:
         What was found, also kept in OUT as it comes; and why servers failed, by name.
     """
-    small, photos = images.small(), images.photos(SAMPLE)
-    labels = {kind: _labels(kind, small) for kind in {server.kind for server in chosen}}
-    bodies = images.write(small, OUT / "small")
-    large = images.write(photos, OUT / "photos")
+    asked = _requests(plan)
+    labels = {kind: _labels(kind, asked.small) for kind in {server.kind for server in chosen}}
     found: list[Row] = []
     failed: Failures = {}
     OUT.mkdir(parents=True, exist_ok=True)
@@ -113,39 +130,47 @@ def measure(chosen: list[Server], plan: Plan) -> tuple[list[Row], Failures]:
             turns = chosen[number % len(chosen) :] + chosen[: number % len(chosen)]
             for server in tqdm(turns, desc=f"round {number + 1} of {plan.rounds}"):
                 try:
-                    new = _measure(server, small, labels[server.kind], bodies, large, plan)
+                    new = _measure(server, asked, labels[server.kind], plan)
                 except (BenchError, load.LoadError) as error:
                     failed.setdefault(f"{server.name} ({server.kind})", []).append(str(error))
                     continue
                 found += [{"round": number, **row} for row in new]
                 kept.write("".join(json.dumps(row) + "\n" for row in found[-len(new) :]))
                 kept.flush()
-            row = {"round": number, "server": "in process", "kind": "engine", **_alone(small)}
+            row = {"round": number, "server": "in process", "kind": "engine", **_alone(asked.small)}
             found.append(row)
             kept.write(json.dumps(row) + "\n")
     return found, failed
 
 
-def _measure(
-    server: Server,
-    small: list[bytes],
-    labels: list[str],
-    bodies: dict[str, Path],
-    large: dict[str, Path],
-    plan: Plan,
-) -> list[Row]:
-    """Measure one server: with small images at each number of connections, and with photos."""
+def _requests(plan: Plan) -> Requests:
+    small, photos = images.small(), images.photos(SAMPLE)
+    alone = _alone(small)["rate"]
+    return Requests(
+        small,
+        bodies=images.write(small, OUT / "small"),
+        photos=images.write(photos, OUT / "photos"),
+        rates=[float(round(alone * part, -1)) for part in plan.held],
+    )
+
+
+def _measure(server: Server, asked: Requests, labels: list[str], plan: Plan) -> list[Row]:
+    """Measure one server: at each number of connections, with photos, and at the rates."""
     kind = images.CONTENT_TYPES[server.encoding]
-    with server.running(small[0]) as running:
-        _check(server, running, small, labels)
-        load.run(running.url, bodies[server.encoding], kind, 32, plan.warm_up)
+    bodies, photos = asked.bodies[server.encoding], asked.photos[server.encoding]
+    with server.running(asked.small[0]) as running:
+        _check(server, running, asked.small, labels)
+        load.run(running.url, bodies, kind, 32, plan.warm_up)
         rows = []
         for connections in plan.connections:
-            found = load.run(running.url, bodies[server.encoding], kind, connections, plan.seconds)
+            found = load.run(running.url, bodies, kind, connections, plan.seconds)
             rows.append({"images": "small", **found.to_json()})
-        photos = large[server.encoding]
         photo = load.run(running.url, photos, kind, PHOTO_CONNECTIONS, plan.seconds)
         rows.append({"images": "photos", **photo.to_json()})
+        small = [path.read_bytes() for path in bodies.iterdir()]
+        for rate in asked.rates if server.kind == "engine" else []:
+            held = open_loop.hold(running.url, small, kind, rate, plan.seconds)
+            rows.append({"images": "held", **held.to_json()})
         about = {
             "server": server.name,
             "kind": server.kind,

@@ -7,7 +7,7 @@ import platform
 from collections import defaultdict
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -44,7 +44,7 @@ INSTRUCTIONS = {
 
 def summary(rows: list[Row], failed: Failures) -> str:
     """Return tables of what was found, and what they leave out."""
-    parts = [_throughput(rows), _latency(rows), _others(rows), _share(rows)]
+    parts = [_throughput(rows), _latency(rows), _held(rows), _others(rows), _share(rows)]
     return "\n\n".join(filter(None, [*parts, _failures(failed, _rounds(rows))]))
 
 
@@ -134,6 +134,30 @@ def _latency(rows: list[Row]) -> str:
         for server, tables in _by_connections(rows).items()
     ]
     return table(head, lines)
+
+
+def _held(rows: list[Row]) -> str:
+    """Return latencies at rates that were held, and what those who ask are capable of."""
+    held = [row for row in rows if row["images"] == "held"]
+    if not held:
+        return ""
+    rates = sorted({row["asked"] for row in held})
+    lines = [
+        [*server, *(_answered([row for row in found if row["asked"] == rate]) for rate in rates)]
+        for server, found in by(held).items()
+    ]
+    head = ["server", "kind", *(f"{rate:,.0f}/s held, p50 / p99 ms" for rate in rates)]
+    return (
+        f"{table(head, lines)}\n\nWho asks at a held rate takes a core for every "
+        f"{_median(held, 'ceiling'):,.0f} requests a second."
+    )
+
+
+def _answered(held: list[Row]) -> str:
+    """Return p50 and p99 at a rate, and how much was answered if not all was."""
+    told = f"{_median(held, 'p50'):,.1f} / {_median(held, 'p99'):,.1f}"
+    answered = mean(row["answered"] for row in held)
+    return told if answered == 1 else f"{told}; {answered:.1%} answered"
 
 
 def _others(rows: list[Row]) -> str:

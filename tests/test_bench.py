@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import pytest
 import requests
 
 import bench.__main__ as bench
-from bench import costs, images, load, page, report, servers, tune
+from bench import costs, images, load, open_loop, page, report, servers, tune
 from bench.servers import PEERS, PLAIN, SETTINGS, BenchError, Ours, Running, peer
 from bench.tune import Goal, Trial
 from classifier import archive, releases
@@ -27,7 +28,7 @@ from classifier.server import Server as OurServer
 from .images import encode, sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from bench.report import Row
     from bench.servers import Server
@@ -248,7 +249,7 @@ def test_a_server_that_fails_stops_no_other_and_is_named(
     monkeypatch.setattr(bench, "_alone", lambda *_: {"images": "small", "rate": 200.0})
     monkeypatch.setattr(images, "small", list)
     chosen = bench.choose("mosec,LitServe,BentoML", "engine")
-    found, failed = bench.measure(chosen, bench.Plan(5, 0, (1,), 0))
+    found, failed = bench.measure(chosen, bench.Plan(5, 0, (1,), 0, ()))
     assert len(turns) == 15
     told = report.summary(found, failed)
     assert "| mosec | engine | 100 (100–100) |" in told
@@ -256,6 +257,76 @@ def test_a_server_that_fails_stops_no_other_and_is_named(
     assert "BentoML (engine) in 2 of 5" in told
     assert "LitServe (engine) in 5 of 5" in told
     assert "Failed" not in report.summary(found, {})
+
+
+@asynccontextmanager
+async def answering(status: int, *, at_once: int) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Run a server that answers when so many ask at once; yield its URL, and what it is asked."""
+    asked: list[bytes] = []
+    enough = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        (length,) = re.findall(rb"Content-Length: (\d+)", head)
+        asked.append(head + await reader.readexactly(int(length)))
+        if len(asked) >= at_once:
+            enough.set()
+        await enough.wait()
+        if status:
+            writer.write(f"HTTP/1.1 {status} Told\r\nContent-Length: 5\r\n\r\nin ".encode())
+            await writer.drain()
+            writer.write(b"it")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/ask", asked
+
+
+def test_a_held_rate_waits_for_no_answers_and_times_count_from_when_requests_were_due() -> None:
+    async def run() -> None:
+        async with answering(200, at_once=20) as (url, asked):
+            held = await asyncio.to_thread(
+                open_loop.hold, url, [b"first", b"second"], "image/png", 100.0, 0.2
+            )
+        heads, _, bodies = zip(*(request.rpartition(b"\r\n\r\n") for request in asked), strict=True)
+        assert sorted(bodies) == [b"first"] * 10 + [b"second"] * 10
+        assert all(b"POST /ask " in head and b"Content-Type: image/png" in head for head in heads)
+        assert (held.asked, held.answered) == (100.0, 1)
+        assert held.p99 > 150, "the first one waited for the last"
+        assert held.p50 > 50
+        assert held.ceiling > 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("status", [503, 0])
+def test_a_refusal_or_none_at_all_is_no_answer(status: int) -> None:
+    async def run() -> None:
+        async with answering(status, at_once=1) as (url, _):
+            held = await asyncio.to_thread(open_loop.hold, url, [b"image"], "image/png", 50.0, 0.2)
+        assert held.answered == 0
+        assert held.p50 == held.p99 == math.inf
+
+    asyncio.run(run())
+
+
+def test_latencies_at_held_rates_stand_in_a_table() -> None:
+    rows = [
+        {**row(name, number), "images": "held", "asked": rate, "answered": answered}
+        | {"p50": rate / 100, "p99": rate / 10, "ceiling": 4321.0}
+        for name, answered in (("mosec", 1.0), ("FastAPI", 0.9))
+        for number in (0, 1)
+        for rate in (200.0, 400.0)
+    ]
+    assert report._held(rows).splitlines() == [
+        "| server | kind | 200/s held, p50 / p99 ms | 400/s held, p50 / p99 ms |",
+        "| --- | --- | --- | --- |",
+        "| mosec | engine | 2.0 / 20.0 | 4.0 / 40.0 |",
+        "| FastAPI | engine | 2.0 / 20.0; 90.0% answered | 4.0 / 40.0; 90.0% answered |",
+        "",
+        "Who asks at a held rate takes a core for every 4,321 requests a second.",
+    ]
 
 
 FAILURE = '{"code": 503, "type": "InternalServerException", "message": "Prediction failed"}'

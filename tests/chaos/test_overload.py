@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.open_loop import Asker
+
 from ..images import encode
 from ..test_monitor import wait_for
-from .open_loop import Asker
 
 if TYPE_CHECKING:
+    from bench.open_loop import Outcome
+
     from ..deployment import Deployment
-    from .open_loop import Outcome
 
 CLIENTS = 32
 SECONDS = 60.0

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
+from bench.open_loop import Asker
+
 from ..images import encode, sample
 from .load import load_on
-from .open_loop import Asker
 
 if TYPE_CHECKING:
     from ..deployment import Deployment

@@ -67,7 +67,8 @@ class Trial:
 class Goal:
     """What is best: the highest rate, of those with a p99 below a limit; or the least latency.
 
-    Of rates that are as good as the highest, the one with the least latency alone is best.
+    Of rates that are as good as the highest, the one with the least latency is best: that of many
+    times that of one alone, so that neither is had at the other's price.
     """
 
     p99: float | None = None
@@ -81,7 +82,7 @@ class Goal:
         if not kept:
             return min(trials, key=lambda trial: trial.p99)
         enough = (1 - TIE) * max(trial.rate for trial in kept)
-        return min((t for t in kept if t.rate >= enough), key=lambda trial: trial.alone)
+        return min((t for t in kept if t.rate >= enough), key=lambda t: t.p99 * t.alone)
 
 
 def splits(cores: int) -> list[Sizes]:

@@ -168,6 +168,7 @@ class Asker:
                 await self.ask(now)
 
         await asyncio.gather(*(one() for _ in range(clients)))
+        self._hang_up()
         right = sum(outcome.status == 200 for outcome in self.outcomes[before:])
         return right / (time.monotonic() - begin)
 
@@ -179,7 +180,13 @@ class Asker:
                 due = begin + number / rate
                 await asyncio.sleep(max(0, due - time.monotonic()))
                 group.create_task(self.ask(due))
+        self._hang_up()
         return self.outcomes[before:]
+
+    def _hang_up(self) -> None:
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
 
 
 def _request(path: str, host: str, body: bytes, content_type: str) -> bytes:

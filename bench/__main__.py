@@ -18,7 +18,7 @@ import model
 
 from . import images, load, open_loop, report
 from .alone import rate
-from .servers import SETTINGS, BenchError, Ours, servers
+from .servers import BenchError, Ours, servers, settings
 
 if TYPE_CHECKING:
     from .report import Failures, Row
@@ -103,9 +103,9 @@ def choose(only: str | None, kind: str | None) -> list[Server]:
     """Return the servers of a kind, or of both, and of them only some, by their names.
 
     Raises:
-        BenchError: a name is of none of them.
+        BenchError: a name is of none of them, or their sizes are of another machine.
     """
-    every = servers(json.loads(SETTINGS.read_text()))
+    every = servers(settings())
     known = {server.name: None for server in every if kind in (None, server.kind)}
     names = [name.strip() for name in only.split(",")] if only else list(known)
     for name in names:
@@ -167,6 +167,7 @@ def _measure(server: Server, asked: Requests, labels: list[str], plan: Plan) -> 
             rows.append({"images": "small", **found.to_json()})
         photo = load.run(running.url, photos, kind, PHOTO_CONNECTIONS, plan.seconds)
         rows.append({"images": "photos", **photo.to_json()})
+        memory = running.memory()
         small = [path.read_bytes() for path in bodies.iterdir()]
         for rate in asked.rates if server.kind == "engine" else []:
             held = open_loop.hold(running.url, small, kind, rate, plan.seconds)
@@ -174,7 +175,7 @@ def _measure(server: Server, asked: Requests, labels: list[str], plan: Plan) -> 
         about = {
             "server": server.name,
             "kind": server.kind,
-            "memory": running.memory(),
+            "memory": memory,
             "start": running.seconds,
         }
     return [{**about, **row} for row in rows]

@@ -1,16 +1,18 @@
 """Requests at a rate of their own, whether or not earlier ones are answered: as the world asks.
 
-Nothing but what is needed is done for each: what the senders take of the processor they take from
-the server that is measured.
+They come by chance, as those of people who know nothing of each other (a Poisson process), and by
+the same chance for every server. Nothing but what is needed is done for each, for it takes of the
+processor what the server that is measured can't have then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import resource
 import time
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
@@ -18,17 +20,30 @@ import numpy as np
 from httptools import HttpParserError, HttpResponseParser
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
 TIMEOUT = 60.0  # seconds
+HELD_CONNECTIONS = 64
+"""Over which a held rate is sent. With a new one for each request that has to wait, who asks would
+take more of the processor the slower a server is."""
+MANY = 10_000
+"""Connections of a load that nothing holds back."""
+SEED = 1
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a request: its status, 0 where there was no answer; and after how many s."""
+    """What came of a request.
+
+    Attributes:
+        status: of the answer, 0 where there was none.
+        seconds: from when it was due to the answer.
+        late: seconds from when it was due until it was taken up.
+    """
 
     status: int
     seconds: float
+    late: float
 
 
 @dataclass(frozen=True)
@@ -40,13 +55,16 @@ class Held:
         answered: the share of them that got 200, in [0, 1].
         p50, p99: milliseconds from when a request was due to its answer of 200, by percentile;
             infinite where there was none.
-        ceiling: requests in 1/s for which the senders would need a whole core.
+        late: milliseconds after it was due that half of the requests were taken up at most: a part
+            of p50 that is not the server's.
+        ceiling: requests in 1/s for which who asks would need a whole core.
     """
 
     asked: float
     answered: float
     p50: float
     p99: float
+    late: float
     ceiling: float
 
     def to_json(self) -> dict[str, float]:
@@ -64,19 +82,21 @@ def hold(url: str, bodies: Sequence[bytes], content_type: str, rate: float, seco
         rate: requests in 1/s.
         seconds: how long.
     """
-    _allow_many_connections()
+    asker = Asker(url, bodies, content_type)
     begin = time.process_time()
-    outcomes = asyncio.run(Asker(url, bodies, content_type).open(rate, seconds))
+    outcomes = asyncio.run(asker.open(rate, seconds, HELD_CONNECTIONS))
     taken = time.process_time() - begin
     right = [outcome.seconds for outcome in outcomes if outcome.status == 200]
-    p50, p99 = 1e3 * np.percentile(right, [50, 99]) if right else (math.inf, math.inf)
-    return Held(rate, len(right) / len(outcomes), float(p50), float(p99), len(outcomes) / taken)
-
-
-def _allow_many_connections() -> None:
-    """Let this process hold as many as it may: a server that falls behind leaves many waiting."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    p50, p99 = np.percentile(right, [50, 99]) if right else (math.inf, math.inf)
+    late = median(outcome.late for outcome in outcomes)
+    return Held(
+        asked=rate,
+        answered=len(right) / len(outcomes),
+        p50=1e3 * float(p50),
+        p99=1e3 * float(p99),
+        late=1e3 * late,
+        ceiling=len(outcomes) / taken,
+    )
 
 
 class _Connection(asyncio.Protocol):
@@ -133,6 +153,7 @@ class Asker:
 
     async def ask(self, due: float) -> None:
         """Send a request that was due at a time of `time.monotonic()`; note what comes of it."""
+        late = time.monotonic() - due
         request = self._requests[self._next % len(self._requests)]
         self._next += 1
         try:
@@ -140,24 +161,29 @@ class Asker:
                 status = await self._send(request)
         except (OSError, TimeoutError):
             status = 0
-        self.outcomes.append(Outcome(status, time.monotonic() - due))
+        self.outcomes.append(Outcome(status, time.monotonic() - due, late))
 
     async def _send(self, request: bytes) -> int:
-        while self._idle:
-            connection = self._idle.pop()  # the last one used, so that the server still holds it
+        async with self._free:
+            connection = await self._connection()
+            try:
+                status = await connection.ask(request)
+            except asyncio.CancelledError:  # too late an answer would be taken for the next one's
+                connection.close()
+                raise
             if connection.kept:
-                break
-        else:
-            loop = asyncio.get_running_loop()
-            _, connection = await loop.create_connection(_Connection, self._host, self._port)
-        try:
-            status = await connection.ask(request)
-        except asyncio.CancelledError:  # too late an answer would be taken for the next one's
-            connection.close()
-            raise
-        if connection.kept:
-            self._idle.append(connection)
-        return status
+                self._idle.append(connection)
+            return status
+
+    async def _connection(self) -> _Connection:
+        """Return the one that was used last, so that the server still holds it; else a new one."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.kept:
+                return connection
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(_Connection, self._host, self._port)
+        return connection
 
     async def closed(self, clients: int, seconds: float) -> float:
         """Keep so many requests under way; return the answers of 200 in 1/s."""
@@ -167,26 +193,38 @@ class Asker:
             while (now := time.monotonic()) < begin + seconds:
                 await self.ask(now)
 
-        await asyncio.gather(*(one() for _ in range(clients)))
-        self._hang_up()
+        async with self._connections(clients):
+            await asyncio.gather(*(one() for _ in range(clients)))
         right = sum(outcome.status == 200 for outcome in self.outcomes[before:])
         return right / (time.monotonic() - begin)
 
-    async def open(self, rate: float, seconds: float) -> list[Outcome]:
-        """Send `rate` requests a second, and wait for the last answers; return what came."""
-        before, begin = len(self.outcomes), time.monotonic()
-        async with asyncio.TaskGroup() as group:
-            for number in range(int(rate * seconds)):
-                due = begin + number / rate
+    async def open(self, rate: float, seconds: float, connections: int = MANY) -> list[Outcome]:
+        """Send `rate` requests a second, and wait for the last answers; return what came.
+
+        Args:
+            rate: the mean, in 1/s.
+            seconds: how long.
+            connections: how many requests are sent at once; more wait here, which counts.
+        """
+        gaps = np.random.default_rng(SEED).exponential(1 / rate, int(rate * seconds))
+        before, due = len(self.outcomes), time.monotonic()
+        async with self._connections(connections), asyncio.TaskGroup() as group:
+            for gap in gaps.tolist():
+                due += gap
                 await asyncio.sleep(max(0, due - time.monotonic()))
                 group.create_task(self.ask(due))
-        self._hang_up()
         return self.outcomes[before:]
 
-    def _hang_up(self) -> None:
-        for connection in self._idle:
-            connection.close()
-        self._idle.clear()
+    @asynccontextmanager
+    async def _connections(self, most: int) -> AsyncIterator[None]:
+        """Use so many connections at most meanwhile."""
+        self._free = asyncio.Semaphore(most)
+        try:
+            yield
+        finally:
+            for connection in self._idle:
+                connection.close()
+            self._idle.clear()
 
 
 def _request(path: str, host: str, body: bytes, content_type: str) -> bytes:

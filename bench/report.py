@@ -11,7 +11,7 @@ from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-import psutil
+from joblib import cpu_count
 from matplotlib.figure import Figure
 
 from classifier import java
@@ -32,6 +32,8 @@ Failures = dict[str, list[str]]
 OURS = Ours.name
 STYLES = {"engine": "-", "tutorial": "--"}
 """How lines are drawn, by kind."""
+LATE = 5.0
+"""ms that requests may be late; if most are later, their rate was not held."""
 INSTRUCTIONS = {
     "amx_int8": "AMX",
     "avx512_vnni": "AVX-512 with VNNI",
@@ -69,16 +71,17 @@ def machine(peers: Collection[str] = ()) -> str:
         peers: other servers that were, by name.
     """
     told = Path("/proc/cpuinfo").read_text().splitlines()
-    model, flags = (
-        next(line.partition(":")[2].strip() for line in told if line.startswith(what))
+    model, flags = (  # of a processor that is not x86 there are none
+        next((line.partition(":")[2].strip() for line in told if line.startswith(what)), "")
         for what in ("model name", "flags")
     )
     best = next((name for flag, name in INSTRUCTIONS.items() if flag in flags.split()), "older")
+    processor = f"{model} ({best})" if model else platform.machine()
     versions = [f"{name} {version(name)}" for name in ("torch", "openvino", "torchserve")]
     pins = [PEERS[name].packages[0].replace("==", " ") for name in PEERS if name in peers]
     software = [f"Python {platform.python_version()}", f"Java {java.version(java.home()[0])}"]
     return (
-        f"{psutil.cpu_count()} cores of {model} ({best}); "
+        f"{cpu_count()} cores of {processor}; "
         f"{', '.join([*software, *versions, *pins])}; {datetime.date.today().isoformat()}"
     )
 
@@ -147,14 +150,21 @@ def _held(rows: list[Row]) -> str:
         for server, found in by(held).items()
     ]
     head = ["server", "kind", *(f"{rate:,.0f}/s held, p50 / p99 ms" for rate in rates)]
+    ceilings = [row["ceiling"] for row in held]
     return (
-        f"{table(head, lines)}\n\nWho asks at a held rate takes a core for every "
-        f"{_median(held, 'ceiling'):,.0f} requests a second."
+        f"{table(head, lines)}\n\nWho asks at a held rate would fill a core with "
+        f"{min(ceilings):,.0f} to {max(ceilings):,.0f} requests a second, and takes half of them "
+        f"up within {_median(held, 'late'):.1f} ms, which is part of p50."
     )
 
 
 def _answered(held: list[Row]) -> str:
-    """Return p50 and p99 at a rate, and how much was answered if not all was."""
+    """Return p50 and p99 at a rate, and how much was answered if not all was.
+
+    Neither where whoever asks could not keep up.
+    """
+    if _median(held, "late") > LATE:
+        return "not held"
     told = f"{_median(held, 'p50'):,.1f} / {_median(held, 'p99'):,.1f}"
     answered = mean(row["answered"] for row in held)
     return told if answered == 1 else f"{told}; {answered:.1%} answered"

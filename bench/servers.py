@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import psutil
 import requests
 import tomlkit
 import torch
+from joblib import cpu_count
 
 from classifier import archive, config, java, ports, store
 from classifier.errors import ClassifierError
@@ -37,7 +39,7 @@ START = 120.0  # seconds that a server may take to answer
 END = 3.0  # seconds until one that is to end is killed; LitServe and TorchServe by its defaults are
 ENVIRONMENTS = Path("run/bench/environments")
 SETTINGS = Path(__file__).with_name("settings.json")
-"""Sizes of servers with our engine, by name: what tuning found best."""
+"""Sizes of servers with our engine, by name: what tuning found best, and on how many cores."""
 
 
 class BenchError(RuntimeError):
@@ -180,11 +182,13 @@ class Ours:
         settings: as in releases.toml; what is absent fits the machine.
         versions: how many are served; the first one is asked.
         archive: what is served instead of the released net; there is but one version then.
+        properties: more of config.properties.
     """
 
     settings: Mapping[str, int] = field(default_factory=dict)
     versions: int = 1
     archive: Path | None = None
+    properties: Mapping[str, str] = field(default_factory=dict)
     name: str = "TorchServe (ours)"
     kind: str = "engine"
     encoding: str = "raw"
@@ -193,7 +197,7 @@ class Ours:
     def running(self, image: bytes) -> Iterator[Running]:
         """Run it, until it answers and as long as it is needed."""
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            place = _place(Path(folder))
+            place = _place(Path(folder), self.properties)
             model, versions = self._fill(place.model_store)
             release = {"default": versions[0], "versions": versions, **self.settings}
             place.releases.write_text(tomlkit.dumps({model: release}))
@@ -247,7 +251,7 @@ class Naive:
             _naive_archive(folder)
             properties = ports.settings()
             served = {"load_models": "naive.mar", "model_store": name}
-            configuration = config.write(properties | served, folder)
+            configuration = config.write(properties | served | WITHOUT_GPU, folder)
             home, _ = java.home()
             environment = {**os.environ, "TMPDIR": name, "TEMP": name, "JAVA_HOME": str(home)}
             environment |= {"LOG_LOCATION": f"{name}/logs", "METRICS_LOCATION": f"{name}/logs"}
@@ -295,18 +299,36 @@ def _naive_archive(folder: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def _place(folder: Path) -> Place:
+def _place(folder: Path, properties: Mapping[str, str]) -> Place:
     """Return the files of a server of its own, on free ports."""
     return Place(
         run=folder / "run",
         model_store=folder / "store",
         releases=folder / "releases.toml",
-        config=config.write(config.read(Place.config) | ports.settings(), folder),
+        config=config.write(config.read(Place.config) | ports.settings() | {**properties}, folder),
     )
 
 
 PLAIN = {"workers": 2, "threads": 1, "batch": 32, "delay": 2}
 """Settings of peers as their tutorials have them, as far as they have any."""
+WITHOUT_GPU = {"number_of_gpu": "0"}
+"""In config.properties: a processor is compared, which is all that peers are made to use here."""
+
+
+def settings() -> dict[str, dict[str, int]]:
+    """Return the sizes of servers with our engine, by name.
+
+    Raises:
+        BenchError: they were found on another number of cores.
+    """
+    told = json.loads(SETTINGS.read_text())
+    if told["cores"] != cpu_count():
+        raise BenchError(
+            f"{SETTINGS.name} has the sizes for {told['cores']} cores, and here are {cpu_count()}: "
+            "`python -m bench.tune --peers` finds those for this machine (half an hour)"
+        )
+    sizes: dict[str, dict[str, int]] = told["sizes"]
+    return sizes
 
 
 def servers(settings: dict[str, dict[str, int]]) -> list[Server]:
@@ -317,7 +339,8 @@ def servers(settings: dict[str, dict[str, int]]) -> list[Server]:
     """
     tutorials = [peer(name, "tutorial", PLAIN) for name in PEERS]
     engines = [peer(name, "engine", settings.get(name, PLAIN)) for name in PEERS]
-    return [Ours(settings=settings.get(Ours.name, {})), *engines, Naive(), *tutorials]
+    ours = Ours(settings=settings.get(Ours.name, {}), properties=WITHOUT_GPU)
+    return [ours, *engines, Naive(), *tutorials]
 
 
 PEERS = {

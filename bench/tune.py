@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from classifier import archive as archives
-from classifier import atomic, pictures, releases, store
+from classifier import atomic, config, pictures, releases, store
 from classifier.errors import ClassifierError
 from classifier.place import Place
 from model.image import ImageError, decode
@@ -86,10 +86,14 @@ class Goal:
 
 
 def splits(cores: int) -> list[Sizes]:
-    """Return ways to share cores between workers and threads."""
-    counts = {min(MOST_WORKERS, cores // divisor) for divisor in (1, 2, 4)} - {0} | {1}
+    """Return ways to share cores between workers and threads, that of the defaults among them."""
+    if gpus := config.gpus():
+        counts = {gpus * each for each in (1, config.WORKERS_PER_GPU, 4)}
+    else:
+        counts = {min(MOST_WORKERS, cores // divisor) for divisor in (1, 2, 4)} - {0} | {1}
+        counts.add(min(config.MOST_WORKERS, cores))
     return [
-        {"workers": workers, "threads": cores // workers}
+        {"workers": workers, "threads": max(1, cores // workers)}
         for workers in sorted(counts, reverse=True)
     ]
 
@@ -231,7 +235,9 @@ def own_archive() -> Path | None:
     """
     first = releases.read(Place.releases)[0]
     if (first.model, first.default) == (archives.MODEL, archives.VERSION):
-        return None
+        built = archives.released_in(Place.model_store)
+        if not built.exists() or archives.is_released(built):
+            return None
     return store.find(Place.model_store, f"{first.model}:{first.default}")
 
 
@@ -264,13 +270,13 @@ def main() -> int:
 
 def tune_all(goal: Goal) -> None:
     """Tune every server with our engine on CIFAR-10's images; keep the best in settings.json."""
-    settings = json.loads(SETTINGS.read_text())
+    sizes = {}
     for name in (Ours.name, *PEERS):
         trials = tune(name, images.small(), goal)
         best = goal.best(trials)
         print(f"{name}\n{table(trials, best)}\n", flush=True)
-        settings[name] = best.sizes
-        SETTINGS.write_text(json.dumps(settings, indent=2) + "\n")
+        sizes[name] = best.sizes
+    SETTINGS.write_text(json.dumps({"cores": cpu_count(), "sizes": sizes}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

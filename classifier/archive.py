@@ -146,6 +146,19 @@ def default_weights(model: str) -> Path:
     return Path(WEIGHTS if model == MODEL else f"run/train/{model}/{_WEIGHTS}")
 
 
+def is_released(archive: Path) -> bool:
+    """Tell whether an archive was built from the released weights.
+
+    Raises:
+        ArchiveError: the file is no archive.
+    """
+    return _is_of_released(store.read(archive))
+
+
+def _is_of_released(has: dict[str, bytes]) -> bool:
+    return store.manifest(has).get("extensions") == RELEASED
+
+
 def is_outdated(archive: Path, project: Path = Path()) -> bool:
     """Tell whether an archive of the released weights is missing, or older than they or the code.
 
@@ -157,7 +170,7 @@ def is_outdated(archive: Path, project: Path = Path()) -> bool:
     if not archive.exists():
         return True
     has = store.read(archive)
-    if store.manifest(has).get("extensions") != RELEASED:
+    if not _is_of_released(has):
         return False
     has.pop(store.MANIFEST)
     weights = read_weights(project / WEIGHTS, must_be_locked=True)

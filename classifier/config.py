@@ -191,12 +191,12 @@ def workers(release: Release) -> int:
     """Return how many workers each version gets: `sizes` without what is read from files."""
     if release.workers is not None:
         return release.workers
-    gpus = _gpus()
-    return WORKERS_PER_GPU * gpus if gpus else min(MOST_WORKERS, cpu_count())
+    found = gpus()
+    return WORKERS_PER_GPU * found if found else min(MOST_WORKERS, cpu_count())
 
 
 @functools.cache  # a server that starts is compared with what it should be five times a second
-def _gpus() -> int:
+def gpus() -> int:
     """Return how many GPUs TorchServe will find: those of CUDA_VISIBLE_DEVICES, or nvidia-smi's."""
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
         return len(visible.split(","))

@@ -34,4 +34,6 @@ def _json(value: Any, indent: bool = True) -> bytes:
     try:
         return orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None)
     except orjson.JSONEncodeError:  # half an emoji of a client's text, which UTF-8 has not
-        return json.dumps(value, indent=2 if indent else None).encode()
+        text = json.dumps(value, ensure_ascii=False, indent=2 if indent else None)
+        # Escaped is that alone: a long text must not become longer than a worker may answer.
+        return text.encode(errors="backslashreplace")

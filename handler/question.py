@@ -225,19 +225,19 @@ def _tensor_images(inputs: list[Any]) -> list[Image]:
 def _check_shape(shape: Any, data: list[Any]) -> None:
     """Fail where a tensor of files is told to be of another shape; a shape need not be told."""
     if shape not in (None, [len(data)], [len(data), 1]):
-        raise ImageError(
-            f'"shape" is {shape}, and must be [{len(data)}]: "data" holds so many files'
-        )
+        # What it is isn't said: told again, it could be longer than a worker may answer.
+        raise ImageError(f'"shape" must be [{len(data)}]: "data" holds so many files')
 
 
 def _pixels(shape: Any, data: list[Any]) -> NDArray[np.uint8]:
     try:
-        wide = np.array(data).reshape(shape)
-    except (TypeError, ValueError, OverflowError, MemoryError):  # text of any length, too
+        # As objects, for of other texts NumPy makes each as long as the longest.
+        wide = np.array(data, dtype=object).reshape(shape)
+    except (TypeError, ValueError, OverflowError):
         raise ImageError(f'"data" does not fit "shape", which must be {_PIXELS}') from None
     if wide.shape[1:] != SHAPE:
         raise ImageError(f'"shape" is {list(wide.shape)}, and must be {_PIXELS}')
-    if wide.size and (wide.dtype.kind not in "iu" or wide.min() < 0 or wide.max() > 255):
+    if wide.size and (set(map(type, wide.flat)) != {int} or wide.min() < 0 or wide.max() > 255):
         raise ImageError('"data" must be whole numbers in 0 to 255')
     return wide.astype(np.uint8)
 

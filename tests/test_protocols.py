@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,9 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image
+
+from handler.question import read
+from model import ImageError
 
 from . import reference
 from .images import SAMPLE, crops, encode, sample
@@ -163,7 +168,7 @@ GOOD = b64(encode(Image.new("RGB", (8, 8))))
         ({"inputs": [{"datatype": "BYTES", "data": [GOOD] * 65}]}, '"data" holds 65 images'),
         (
             {"inputs": [{"datatype": "BYTES", "shape": [2], "data": [GOOD]}]},
-            '"shape" is [2], and must be [1]: "data" holds so many files',
+            '"shape" must be [1]: "data" holds so many files',
         ),
         (
             {"inputs": [{"datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [1, 2]}]},
@@ -229,3 +234,39 @@ def test_a_large_answer_costs_no_worker_its_life(server: Deployment) -> None:
     answer = post(server, PATHS["v2"], {"id": "x" * 7_000_000, "inputs": [tensor]})
     assert answer.status_code == 200, answer.text
     assert len(answer.json()["id"]) == 7_000_000
+
+
+@pytest.mark.parametrize("key", ["id", "shape"])
+def test_what_comes_back_is_not_much_longer_than_what_was_sent(
+    server: Deployment, key: str
+) -> None:
+    """Where it is, a worker dies of it: of this, JSON and Python can make five and six times."""
+    text = "\x7f" * 12_500_000
+    tensor = {"name": "x", "datatype": "BYTES", "data": [b64(SAMPLE.read_bytes())]}
+    half = json.dumps("\ud83d")[1:-1]
+    body = (
+        {"inputs": [tensor | {"shape": [text]}]}
+        if key == "shape"
+        else {"inputs": [tensor], "id": "<id>"}
+    )
+    sent = json.dumps(body, ensure_ascii=False).replace("<id>", half + text).encode()
+    headers = {"Content-Type": "application/json"}
+    answer = requests.post(server.inference + PATHS["v2"], sent, headers=headers, timeout=60)
+    if key == "shape":
+        assert "must be [1]" in answer.json()["message"]
+    else:
+        assert answer.json()["id"] == "\ud83d" + text
+    assert len(answer.content) < 1.1 * len(sent)
+
+
+def test_texts_in_place_of_pixels_take_no_memory() -> None:
+    """NumPy would make each of them as long as the longest."""
+    data = ["x" * 100_000, *[""] * 3071]
+    tensor = {"datatype": "UINT8", "shape": [1, 32, 32, 3], "data": data}
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match="must be whole numbers"):
+            read({"body": {"inputs": [tensor]}}, "cifar10", "1.0")
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()

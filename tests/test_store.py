@@ -233,7 +233,7 @@ def test_sizes_fit_the_machine(
     cores: int, gpus: int, workers: int, threads: int,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(config, "_gpus", config._gpus.__wrapped__)  # asks each time
+    monkeypatch.setattr(config, "gpus", config.gpus.__wrapped__)  # asks each time
     monkeypatch.setattr(config, "cpu_count", lambda: cores)
     if gpus:
         smi = tmp_path / "nvidia-smi"
@@ -311,4 +311,4 @@ def test_a_models_configuration_without_its_numbers_is_told(tmp_path: Path, text
 
 def test_gpus_that_are_kept_from_the_server_get_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6")
-    assert config._gpus.__wrapped__() == 3
+    assert config.gpus.__wrapped__() == 3

@@ -18,7 +18,7 @@ import model
 
 from . import images, load, open_loop, report
 from .alone import rate
-from .servers import BenchError, Ours, servers, settings
+from .servers import BenchError, Ours, servers, settings, untuned
 
 if TYPE_CHECKING:
     from .report import Failures, Row
@@ -90,6 +90,8 @@ def main() -> int:
     if not any("connections" in row for row in found):
         return 1
     print(report.summary(found, failed))
+    if remark := untuned():
+        print(remark, file=sys.stderr)
     if arguments.quick or arguments.only or arguments.kind:  # a part of what the page tells
         return 1 if failed else 0
     if not any(row["server"] == Ours.name for row in found):
@@ -103,7 +105,7 @@ def choose(only: str | None, kind: str | None) -> list[Server]:
     """Return the servers of a kind, or of both, and of them only some, by their names.
 
     Raises:
-        BenchError: a name is of none of them, or their sizes are of another machine.
+        BenchError: a name is of none of them.
     """
     every = servers(settings())
     known = {server.name: None for server in every if kind in (None, server.kind)}

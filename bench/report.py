@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from classifier import java
 
 from .page import put, spread, table
-from .servers import PEERS, Ours
+from .servers import PEERS, Ours, untuned
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -57,7 +57,8 @@ def write(rows: list[Row], failed: Failures, docs: Path) -> None:
     _scaling(rows).savefig(pictures / "scaling.png", dpi=100)
     _frontier(rows).savefig(pictures / "latency.png", dpi=100)
     measured = f"{machine({row['server'] for row in rows})}; n = {_rounds(rows)} rounds"
-    put(docs / "benchmarks.md", "servers", f"{measured}\n\n{summary(rows, failed)}")
+    told = filter(None, [measured, untuned(), summary(rows, failed)])
+    put(docs / "benchmarks.md", "servers", "\n\n".join(told))
 
 
 def _rounds(rows: list[Row]) -> int:

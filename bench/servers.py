@@ -318,17 +318,24 @@ WITHOUT_GPU = {"number_of_gpu": "0"}
 def settings() -> dict[str, dict[str, int]]:
     """Return the sizes of servers with our engine, by name.
 
-    Raises:
-        BenchError: they were found on another number of cores.
+    On another number of cores than they were found on, each server has a worker for each core.
     """
     told = json.loads(SETTINGS.read_text())
-    if told["cores"] != cpu_count():
-        raise BenchError(
-            f"{SETTINGS.name} has the sizes for {told['cores']} cores, and here are {cpu_count()}: "
-            "`python -m bench.tune --peers` finds those for this machine (half an hour)"
-        )
     sizes: dict[str, dict[str, int]] = told["sizes"]
+    if told["cores"] != cpu_count():
+        return {name: each | {"workers": cpu_count(), "threads": 1} for name, each in sizes.items()}
     return sizes
+
+
+def untuned() -> str:
+    """Return what is to be said of sizes that were found on another machine; nothing of others."""
+    cores = json.loads(SETTINGS.read_text())["cores"]
+    if cores == cpu_count():
+        return ""
+    return (
+        f"The sizes are those found on {cores} cores, but with a worker for each core: "
+        "`python -m bench.tune --peers` finds those for this machine, in half an hour."
+    )
 
 
 def servers(settings: dict[str, dict[str, int]]) -> list[Server]:

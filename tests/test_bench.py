@@ -447,6 +447,45 @@ def test_ones_own_archive_is_tuned(
         tune.own_archive()
 
 
+def test_ones_own_weights_are_tuned_under_the_released_name_too(
+    trucks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = archive.build(archive.MODEL, archive.VERSION, trucks, tmp_path)
+    monkeypatch.setattr(Place, "model_store", tmp_path)
+    assert tune.own_archive() == built
+
+
+def test_on_another_machine_each_core_has_a_worker_and_that_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = json.loads(SETTINGS.read_text())
+    monkeypatch.setattr(servers, "cpu_count", lambda: told["cores"])
+    assert (servers.settings(), servers.untuned()) == (told["sizes"], "")
+    monkeypatch.setattr(servers, "cpu_count", lambda: 64)
+    assert {(each["workers"], each["threads"]) for each in servers.settings().values()} == {(64, 1)}
+    assert "`python -m bench.tune --peers` finds those" in servers.untuned()
+
+
+def test_a_processor_of_another_kind_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "BogoMIPS : 50.00\nFeatures : asimd\n")
+    monkeypatch.setattr(report.java, "version", lambda _: "25")
+    monkeypatch.setattr(report.platform, "machine", lambda: "aarch64")
+    assert f"cores of {report.platform.machine()};" in report.machine()
+
+
+def test_a_load_that_nothing_answers_is_no_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = '{"requests": 0, "rate": 0.0, "p50": 0, "p99": 0, "errors": {"timeout": 0}}'
+    done = subprocess.CompletedProcess([], 0, stdout=found, stderr="")
+    (tmp_path / "000").write_bytes(b"image")
+    monkeypatch.setattr(load, "wrk", lambda: "wrk")
+    monkeypatch.setattr(requests, "post", lambda *_, **__: None)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(load.LoadError, match="answers nothing within 3 s"):
+        load.run("http://peer", tmp_path, "image/png", 1, 3)
+
+
 def test_what_a_request_costs_is_told_of_the_cores_that_are_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -458,6 +458,18 @@ def test_experiments_measure_what_was_held_out(tmp_path: Path) -> None:
     assert "| x | 6 | 100.00% |" in experiments.table({"x": found})
 
 
+def test_the_experiment_with_a_teacher_keeps_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As each of the ladder: its checkpoint is called as it is itself."""
+    monkeypatch.setattr(train, "new_teacher", seeded)
+    train_images, held_out = data.split(blobs(128), 28, seed=0)
+    for name in experiments.ladder():
+        path = tmp_path / f"{name}.pt"
+        assert experiments.experiment(TAUGHT, train_images, held_out, path)["accuracy"]
+    assert len(list(tmp_path.glob("*.pt"))) == len(experiments.ladder()) + 1
+
+
 def half_right(recipe: Recipe, *_: object) -> dict[str, Any]:
     """What an experiment may have found."""
     return {"recipe": asdict(recipe), "accuracy": {"averaged weights": 0.5}}

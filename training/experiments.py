@@ -28,7 +28,7 @@ from .arrivals import ARRIVALS, arrive
 from .data import DataError, Images, split
 from .evaluate import BATCH, accuracy, probabilities
 from .recipe import RELEASED, Recipe
-from .train import CHECKPOINTS, course, device, positive, run
+from .train import course, device, positive, run
 from .trainer import NetError, ResumeError
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 HELD_OUT = 5000
 SEED = 0  # of the split
 SHORT = 8  # epochs of the experiments before `longer`
+TEACHER = "taught-by.pt"
+"""The checkpoint of the teacher from whom several recipes learn; no recipe is called so."""
 
 
 def ladder(epochs: int = SHORT) -> dict[str, Recipe]:
@@ -83,7 +85,7 @@ def experiment(recipe: Recipe, train: Images, held_out: Images, out: Path) -> di
         KeyboardInterrupt: it was interrupted.
     """
     trainers = course(recipe, train, len(cifar10.LABELS))
-    checkpoints = [out.with_name(CHECKPOINTS[0]), out][-len(trainers) :]
+    checkpoints = [out.with_name(TEACHER), out][-len(trainers) :]
     for trainer, checkpoint in zip(trainers, checkpoints, strict=True):
         start = time.monotonic()  # of the last: a teacher is trained once for all
         if checkpoint.exists():

@@ -50,6 +50,7 @@ def prepare(place: Place, properties: Properties, releases: Sequence[Release]) -
     last = place.logs.with_name("logs.last")
     for folder in (place.logs, last, place.working):
         folder.mkdir(parents=True, exist_ok=True)
+    place.working.chmod(0o700)  # TorchServe makes the tokens' file for all to read, then closes it
     place.tokens.unlink(missing_ok=True)
     _move(last, None)
     _move(place.logs, last)  # why this start fails must be read from its own

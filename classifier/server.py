@@ -267,8 +267,9 @@ class Server:
         """
         running = self.process() is not None
         if running:
-            atomic.write(self.place.draining, process.identity(os.getpid()) or "")
             try:
+                with contextlib.suppress(OSError):  # a full disk: it is not told, but done
+                    atomic.write(self.place.draining, process.identity(os.getpid()) or "")
                 time.sleep(grace)
                 self._drain(deadline)
             except BaseException:  # as by Ctrl-C: it goes on

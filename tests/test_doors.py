@@ -75,6 +75,7 @@ def test_production_takes_no_models_at_all(deployment: Deployment, folder: Path)
         assert register(deployment, url).status_code == 400, "without a token"
     assert deployment.server.management.models() == ["cifar10"]
     assert deployment.place.tokens.stat().st_mode & 0o777 == 0o600
+    assert deployment.place.working.stat().st_mode & 0o777 == 0o700, "nor while it is written"
 
 
 @pytest.mark.parametrize("path", ["config.properties", "deploy/config.properties"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from classifier import archive, config, rollout
+from classifier import archive, atomic, config, rollout
 from classifier.client import Client
 from classifier.errors import ArchiveError, ServerError
 
@@ -117,6 +118,19 @@ def test_stopping_answers_all_that_was_asked(deployment: Deployment) -> None:
         stopping.join()
     assert deployment.server.process() is None
     assert classifier(*deployment.options, "status").returncode == 1
+
+
+def test_a_full_disk_keeps_no_stop_from_answering_what_was_asked(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    deployment.start()
+    monkeypatch.setattr(atomic, "write", full)
+    with asking(deployment, "1.0"):
+        assert deployment.server.stop(0.5, PATIENCE)
+    assert deployment.server.process() is None
 
 
 def test_a_stop_that_is_killed_leaves_the_server_ready(deployment: Deployment) -> None:

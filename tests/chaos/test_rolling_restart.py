@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import http.client
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +13,7 @@ from collections import Counter
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,6 +21,7 @@ from classifier import ports
 
 from ..conftest import do_without
 from ..deployment import Deployment
+from ..images import SAMPLE
 from ..test_monitor import wait_for
 from .load import assert_all_right, load_on
 
@@ -98,6 +103,18 @@ def is_nginx_own(failure: str) -> bool:
     return any(cause in failure for cause in causes)
 
 
+def answers_an_explanation(address: str) -> bool:
+    """Tell whether it is to be had by a path that TorchServe reads otherwise than nginx."""
+    where = urlsplit(address)
+    with contextlib.closing(http.client.HTTPConnection(where.hostname or "", where.port)) as asked:
+        path = "/explanations/cifar10/1.0/../../../predictions/cifar10"
+        asked.request("POST", path, SAMPLE.read_bytes())  # as it is: others would resolve it
+        answer = asked.getresponse()
+        told = json.loads(answer.read())
+        assert answer.status == 200
+    return "cat" not in told
+
+
 def test_rolling_restart(
     servers: list[Deployment], tmp_path: Path, long: bool, seed: int, figures: dict[str, Any]
 ) -> None:
@@ -107,6 +124,7 @@ def test_rolling_restart(
         load_on(address, seed, clients=4) as load,
     ):
         load.wait_for(100)
+        assert not answers_an_explanation(address)
         for server in rounds * servers:
             where = server.inference.removeprefix("http://")
             server.server.stop(GRACE)

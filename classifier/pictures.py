@@ -166,5 +166,6 @@ def _download(address: str) -> bytes:
                 if len(data) > MOST_BYTES:
                     raise InputError(f"{address} is larger than {MOST_BYTES // 2**20} MiB")
             return bytes(data)
-    except (httpx.HTTPError, httpx.InvalidURL, ImportError) as error:  # the last for a SOCKS proxy
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, ValueError) as error:
+        # The last two of a proxy that httpx can't use, such as one for SOCKS.
         raise InputError(f"{address} can't be had: {error or type(error).__name__}") from None

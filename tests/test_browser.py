@@ -16,11 +16,14 @@ import httpx
 import pytest
 from playwright.sync_api import FilePayload, expect, sync_playwright
 
+from classifier.commands import browsing
+
 from .conftest import do_without
 from .images import SAMPLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from playwright.sync_api import Browser, Locator, Page, Route
 
@@ -373,3 +376,68 @@ def test_labels_that_are_numbers_come_likeliest_first(page: Page) -> None:
     send(page, "drop", "seven.png", SAMPLE.read_bytes())
     row = answers(page, "seven.png").get_by_role("row")
     expect(row).to_have_text(["790.0 %", "16.0 %", "02.0 %"])
+
+
+def refuse(route: Route) -> None:
+    route.fulfill(status=502, body='{"message": "TorchServe gives no answer"}')
+
+
+def test_labels_stay_where_their_explanation_fails(page: Page) -> None:
+    page.route("**/explanations/**", refuse)
+    page.get_by_label("Show what it rests on").check()
+    send(page, "drop", "cat.jpg", SAMPLE.read_bytes())
+    expect(answers(page, "cat.jpg").get_by_role("row")).to_have_count(5)
+    expect(answers(page, "cat.jpg").locator(".error")).to_have_text("TorchServe gives no answer")
+
+
+def test_a_page_that_was_opened_too_early_recovers(page: Page) -> None:
+    page.route("**/served", refuse)
+    page.reload()
+    expect(page.get_by_role("status").first).to_have_text("TorchServe gives no answer")
+    send(page, "drop", "early.jpg", SAMPLE.read_bytes())
+    card = page.get_by_role("article").filter(has=page.get_by_role("img", name="early.jpg"))
+    expect(card.locator(".error")).to_have_text("TorchServe gives no answer")
+    page.unroute("**/served")
+    send(page, "drop", "late.jpg", SAMPLE.read_bytes())
+    expect(answers(page, "late.jpg").get_by_role("row").first).to_contain_text("cat")
+    page.get_by_role("button", name="Try cat.jpg").click()
+    expect(answers(page, "cat.jpg").get_by_role("row").first).to_contain_text("cat")
+
+
+def test_who_comes_back_sees_what_is_served_now(page: Page) -> None:
+    page.get_by_label("Compare with").select_option("1.1")
+    now = '[{"name": "cifar10", "default": "1.1", "versions": ["1.1"]}]'
+    page.route("**/served", lambda route: route.fulfill(body=now))
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator("#version option")).to_have_text(["1.1 (default)"])
+    expect(page.get_by_label("Compare with")).to_have_value("1.1")
+
+
+def test_a_sample_that_cannot_be_had_is_told(page: Page) -> None:
+    page.route("**/samples/cat.jpg", refuse)
+    page.get_by_role("button", name="Try cat.jpg").click()
+    expect(page.get_by_role("status").first).to_have_text("TorchServe gives no answer")
+    expect(page.get_by_role("article")).to_have_count(0)
+
+
+def test_a_file_that_cannot_be_read_is_not_blamed_on_the_server(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jpg"
+    path.write_bytes(SAMPLE.read_bytes())
+    page.locator("#file").set_input_files(path)
+    expect(answers(page, "mine.jpg").get_by_role("row").first).to_contain_text("cat")
+    path.unlink()
+    page.get_by_label("Version").select_option("1.1")
+    expect(answers(page, "mine.jpg").locator(".error")).to_have_text(
+        "This can't be read any more: choose it again"
+    )
+
+
+def test_without_a_screen_no_browser_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or True)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    assert not browsing._open("http://there")
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert browsing._open("http://there")
+    assert opened == ["http://there"]

@@ -194,6 +194,10 @@ def test_predict_lists_what_failed_where_the_server_has_gone(photos: Path) -> No
         (["cifar10:9.9", "--local", str(SAMPLE)], "has no archive of cifar10:9.9"),
         (["pets:1.0", "--local", str(SAMPLE)], "has no archive of pets:1.0"),
         (["cifar10"], "name a picture, too"),
+        (
+            ["cifar10:latest", "--server=http://127.0.0.1:1", str(SAMPLE)],
+            "cifar10:latest is the newest in",
+        ),
         (["--local", "--server=http://127.0.0.1:1", str(SAMPLE)], "--local asks no server"),
         (["nets:1.0", str(SAMPLE)], "nets:1.0 is no file, and no model of releases.toml (cifar10)"),
     ],
@@ -215,6 +219,17 @@ def test_in_another_folder_nothing_is_told_of_a_server(tmp_path: Path, command: 
         "classifier: releases.toml is missing: run this in the project's folder\n"
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_server_elsewhere_is_asked_from_any_folder(
+    shared_deployment: Deployment, tmp_path: Path
+) -> None:
+    shutil.copy(SAMPLE, tmp_path)
+    command = [*COMMAND, "predict", f"--server={shared_deployment.inference}", SAMPLE.name]
+    for words in (command, [*command[:-1], "cifar10:1.1", SAMPLE.name]):
+        said = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert said.returncode == 0, said.stderr
+        assert said.stdout.startswith("cat")
 
 
 def test_predict_without_a_server_says_what_to_do(deployment: Deployment) -> None:

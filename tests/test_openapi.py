@@ -30,7 +30,7 @@ UNTRUE = {
 
 def test_any_request_is_answered_as_described(deployment: Deployment, tmp_path: Path) -> None:
     deployment.start()
-    told = openapi.describe(listing.served(deployment.server), SAMPLE.read_bytes())
+    told = openapi.describe(listing.served(deployment.server), [SAMPLE])
     description = tmp_path / "openapi.json"
     description.write_text(json.dumps(told))
     tried = subprocess.run(
@@ -64,6 +64,13 @@ def test_examples_are_of_what_is_served() -> None:
     parameters = openapi.describe(served)["components"]["parameters"]
     assert [parameters[name]["example"] for name in ("model", "version")] == ["b", "2.0"]
     assert parameters["version"]["schema"]["enum"] == ["1.0", "2.0", "10.0"]
+
+
+def test_a_sample_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    broken, gone = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    broken.write_bytes(SAMPLE.read_bytes()[:100])
+    told = [openapi.describe([], samples) for samples in ([broken, gone, SAMPLE], [SAMPLE])]
+    assert told[0] == told[1] != openapi.describe([], [broken, gone])
 
 
 def test_without_a_server_it_is_a_description_all_the_same() -> None:

@@ -130,6 +130,10 @@ def test_commands_ask_the_server_as_it_was_started(production: Deployment) -> No
 def test_a_server_without_tokens_says_so(deployment: Deployment) -> None:
     said = classifier(*deployment.options, "token")
     assert said.returncode == 1
+    assert "is not running" in said.stderr, "whether it wants tokens is not known then"
+    deployment.start()
+    said = classifier(*deployment.options, "token")
+    assert said.returncode == 1
     assert "wants no tokens" in said.stderr
 
 

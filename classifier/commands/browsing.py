@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import webbrowser
 from typing import Annotated
@@ -37,7 +38,16 @@ def ui(
         ) from None
     url = f"http://{LOOPBACK[0]}:{listener.getsockname()[1]}"
     typer.echo(f"{url}  (the API is at {url}/docs; Ctrl-C ends it)")
-    if open_:
-        webbrowser.open(url)  # who asks before the application runs is answered when it does
+    if open_ and not _open(url):
+        typer.echo("No browser can be opened here: open the address yourself", err=True)
     app = build(server, list(LOOPBACK))
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+
+
+def _open(url: str) -> bool:
+    """Open the browser, if there is a screen: one for a terminal would wait for us, and we for it.
+
+    Who asks before the application runs is answered when it does.
+    """
+    has_screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
+    return has_screen and webbrowser.open(url)

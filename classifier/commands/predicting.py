@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from tqdm import tqdm
 
-from .. import bundle, comparison, outcomes, pictures, releases, store
+from .. import archive, bundle, comparison, outcomes, pictures, releases, store
 from ..asker import DEADLINE
 from ..client import Client
 from ..errors import PredictionError, ServerError
@@ -72,7 +72,10 @@ def predict(
     place = context.obj
     if local and server is not None:
         raise typer.BadParameter("--local asks no server: leave one of the two out")
-    reference, names = _split(images, _models(place), elsewhere=server is not None or local)
+    if server is not None:
+        reference, names = _of_another_server(images, place)
+    else:
+        reference, names = _split(images, _models(place), elsewhere=local)
     sources = pictures.find(names)
     form = Form.JSON if as_json else form
     predict_each = _predictor(context, reference, local, server, token).predict_each
@@ -140,6 +143,17 @@ def compare(
 def _models(place: Place) -> list[str]:
     """Return the models that releases.toml names."""
     return [release.model for release in releases.read(place.releases)]
+
+
+def _of_another_server(arguments: list[str], place: Place) -> tuple[str, list[str]]:
+    """Return which model is asked for, and the pictures; releases.toml need not be there."""
+    models = _models(place) if place.releases.exists() else [archive.MODEL]
+    reference, names = _split(arguments, models, elsewhere=True)
+    if reference.endswith(f":{store.LATEST}"):
+        raise typer.BadParameter(
+            f"{reference} is the newest in {place.model_store} here: name a version of that server"
+        )
+    return reference, names
 
 
 def _split(

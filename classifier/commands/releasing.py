@@ -98,7 +98,7 @@ def shadow(
         one = shadows.Shadow(server, model, version, traffic, tell, bar.update)
         found = one.run()
     if found is None:
-        raise ServerError(f"no picture came in {seconds:g} s: nothing was asked")
+        raise ServerError("no picture came: nothing was asked")
     for name, reason in one.reasons.items():
         tell(f"{name} failed, first with: {reason}")
     if one.left_out:

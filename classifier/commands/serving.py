@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,11 +16,15 @@ from .. import archive as archives
 from .. import foreground as in_foreground
 from .. import log, monitor
 from ..errors import ClassifierError, ServerError
+from ..place import Place
 from ..rehearsal import rehearse as rehearse_start
 from ..server import Server
 from ..store import sha256
 from ..tokens import Kind
-from . import AsJson, placed
+from . import AsJson, placed, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SAMPLE = Path("samples/cat.jpg")
 
@@ -174,7 +179,7 @@ def token(
     as_json: AsJson = False,
 ) -> None:
     """Print the token that a server wants, a new one if need be: classifier token management"""
-    current = Server(context.obj).token(kind)
+    current = running(context).token(kind)
     if current is None:
         raise ServerError("this server wants no tokens (disable_token_authorization)")
     typer.echo(json.dumps({"kind": kind, "token": current()}) if as_json else current())
@@ -211,8 +216,23 @@ def _show(server: Server) -> None:
         width = max(10, *map(len, prediction.probabilities))
         for label, probability in prediction.probabilities.items():
             typer.echo(f"  {label:<{width}} {probability:6.1%}")
-    url = f"{server.inference}/predictions/{server.releases[0].model}"
-    typer.echo(f"\nTry next:\n  curl -T {SAMPLE} {url}")
-    typer.echo(f"  curl {server.management.url}/models/{server.releases[0].model}/all")
-    typer.echo("  .venv/bin/classifier ui --open")
-    typer.echo("  make stop")
+    typer.echo("\nTry next:")
+    for line in _try_next(server):
+        typer.echo(f"  {line}")
+
+
+def _try_next(server: Server) -> Iterator[str]:
+    """Yield commands that ask this very server."""
+    model, run = server.releases[0].model, server.place.run
+    is_default = run == Place.run
+    command = ".venv/bin/classifier" + ("" if is_default else f" --run {shlex.quote(str(run))}")
+
+    def curl(kind: Kind) -> str:
+        if server.token(kind) is None:
+            return "curl"
+        return f'curl -H "Authorization: Bearer $({command} token {kind})"'
+
+    yield f"{curl(Kind.INFERENCE)} -T {SAMPLE} {server.inference}/predictions/{model}"
+    yield f"{curl(Kind.MANAGEMENT)} {server.management.url}/models/{model}/all"
+    yield f"{command} ui --open"
+    yield "make stop" if is_default else f"{command} stop"

@@ -97,8 +97,7 @@ class Interface:
     def description(self, _: Request) -> Response:
         """Send the API's description, with what is served now."""
         served = listing.served(self._server)
-        example = next((path.read_bytes() for path in self._samples.values()), None)
-        return JSONResponse(openapi.describe(served, example))
+        return JSONResponse(openapi.describe(served, self._samples.values()))
 
     async def forward(self, template: str, request: Request) -> Response:
         """Pass a request on to TorchServe, and its answer back.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,12 @@ EXAMPLE_SIDE = 48
 """Pixels a side of the image in examples: its base64 should not fill the page."""
 
 
-def describe(served: Iterable[Served], example: bytes | None = None) -> dict[str, Any]:
+def describe(served: Iterable[Served], samples: Iterable[Path] = ()) -> dict[str, Any]:
     """Return the description, with the models and versions that are served.
 
     Args:
         served: what is served.
-        example: an image file, for the examples of JSON bodies.
+        samples: image files; the first that can be read is shown in the examples of JSON bodies.
     """
     told: dict[str, Any] = yaml.safe_load(DESCRIPTION.read_text())
     components, models = told["components"], list(served)
@@ -36,8 +37,10 @@ def describe(served: Iterable[Served], example: bytes | None = None) -> dict[str
         _offer(parameters["model"], [model.name for model in models], first.name)
         versions = store.in_order({v for model in models for v in model.versions})
         _offer(parameters["version"], versions, first.default)
-    if example is not None:
-        _show(components["schemas"], _thumbnail(example))
+    for sample in samples:
+        with contextlib.suppress(OSError, ValueError):
+            _show(components["schemas"], _thumbnail(sample))
+            break
     return told
 
 
@@ -55,8 +58,9 @@ def _show(schemas: dict[str, Any], image: str) -> None:
     schemas["InferRequest"]["examples"] = [{"id": "mine", "inputs": [files]}]
 
 
-def _thumbnail(image: bytes) -> str:
+def _thumbnail(image: Path) -> str:
     """Return a small JPEG of an image file, in base64."""
-    small, file = Image.open(io.BytesIO(image)).convert("RGB"), io.BytesIO()
+    with Image.open(image) as opened:
+        small, file = opened.convert("RGB"), io.BytesIO()
     small.resize((EXAMPLE_SIDE, EXAMPLE_SIDE)).save(file, "JPEG", quality=60)
     return base64.b64encode(file.getvalue()).decode()

@@ -5,13 +5,38 @@ const $ = (id) => document.getElementById(id);
 const pictures = new Map(); // of each card on the page: the file, and where the browser keeps it
 
 let served = [];
+let begun; // what begin() has promised
 let waiting = 0; // cards that wait for their answers
 
-async function begin() {
+// Learn what answers, once; and again where that failed, for TorchServe may be back.
+function begin() {
+  begun ??= look().catch((error) => {
+    begun = undefined;
+    throw error;
+  });
+  return begun;
+}
+
+async function look() {
   served = await json("/served");
   fill($("model"), served.map((model) => [model.name, model.name]));
   $("model-label").hidden = served.length < 2;
   showVersions();
+}
+
+// Who comes back to the page may have promoted a version meanwhile.
+async function lookAgain() {
+  if (document.hidden) return;
+  const [model, version, other] = ["model", "version", "other"].map((id) => $(id).value);
+  await look();
+  choose("model", model);
+  showVersions();
+  choose("version", version);
+  choose("other", other);
+}
+
+function choose(id, value) {
+  if ([...$(id).options].some((option) => option.value === value)) $(id).value = value;
 }
 
 function listen() {
@@ -19,6 +44,7 @@ function listen() {
   for (const id of ["version", "other", "explain"]) $(id).addEventListener("change", askAgain);
   $("settings").addEventListener("submit", (event) => event.preventDefault());
   $("file").addEventListener("change", () => { add([...$("file").files]); $("file").value = ""; });
+  document.addEventListener("visibilitychange", () => lookAgain().catch((error) => say(error.message)));
   document.addEventListener("paste", (event) => add([...event.clipboardData.files]));
   document.addEventListener("dragover", (event) => { event.preventDefault(); $("drop").classList.add("over"); });
   document.addEventListener("dragleave", () => $("drop").classList.remove("over"));
@@ -48,9 +74,11 @@ async function showSamples() {
     image.src = `/samples/${encodeURIComponent(name)}`;
     image.alt = `Try ${name}`;
     button.append(image);
-    button.addEventListener("click", async () => {
-      const data = await (await fetch(image.src)).blob();
-      add([new File([data], name, { type: data.type })]);
+    button.addEventListener("click", () => {
+      fetched(image.src)
+        .then((answer) => answer.blob())
+        .then((data) => add([new File([data], name, { type: data.type })]))
+        .catch((error) => say(error.message));
     });
     $("samples").append(button);
   }
@@ -85,7 +113,12 @@ function askAgain() {
 
 // Ask the versions that are chosen; what an earlier choice still brings is dropped.
 async function ask(card) {
-  await begun; // a picture can come before it is known what answers
+  try {
+    await begin(); // a picture can come before it is known what answers
+  } catch (error) {
+    card.querySelector(".answers").replaceChildren(failure(error));
+    return;
+  }
   if (!pictures.has(card)) return;
   const versions = [...new Set([$("version").value, $("other").value].filter(Boolean))];
   const asked = versions.map((version) => one(card, version));
@@ -105,20 +138,29 @@ async function one(card, version) {
   const path = `${encodeURIComponent($("model").value)}/${encodeURIComponent(version)}`;
   const wantsMap = $("explain").checked;
   try {
-    const [probabilities, explanation] = await Promise.all([
-      json(`/predictions/${path}`, file),
-      wantsMap ? json(`/explanations/${path}`, file) : undefined,
-    ]);
+    const asked = [`/predictions/${path}`, ...(wantsMap ? [`/explanations/${path}`] : [])];
+    const [probabilities, explanation] = await Promise.allSettled(asked.map((each) => json(each, file)));
     // Whatever the order in the JSON, JavaScript puts labels that are numbers first.
-    const likeliest = Object.entries(probabilities).sort(([, one], [, other]) => other - one);
+    const likeliest = Object.entries(value(probabilities)).sort(([, one], [, other]) => other - one);
     section.querySelector("tbody").append(...likeliest.map(row));
-    if (wantsMap) showMap(section.querySelector(".map"), explanation, address);
+    if (wantsMap) showMap(section.querySelector(".map"), value(explanation), address);
   } catch (error) {
-    const told = section.querySelector(".error");
-    told.textContent = error.message;
-    told.hidden = false;
+    section.append(failure(error)); // below the labels, if it is the explanation that failed
   }
   return section;
+}
+
+// What a settled promise brought; an error, if that is what it was.
+function value(settled) {
+  if (settled.status === "rejected") throw settled.reason;
+  return settled.value;
+}
+
+function failure(error) {
+  const told = document.createElement("p");
+  told.className = "error";
+  told.textContent = error.message;
+  return told;
 }
 
 function row([label, probability]) {
@@ -153,19 +195,29 @@ function showMap(figure, { label, map }, address) {
   figure.hidden = false;
 }
 
-// Fetch JSON; an error says what the server says.
 async function json(path, body) {
+  return (await fetched(path, body)).json();
+}
+
+// Fetch what is there; an error says what the server says.
+async function fetched(path, body) {
   let answer;
   try {
     const headers = { "Content-Type": "application/octet-stream" };
     answer = await fetch(path, body && { method: "POST", headers, body });
   } catch {
+    // Nor is anything sent of a folder, or of a file that was changed since.
+    if (body && !(await isReadable(body))) throw new Error("This can't be read any more: choose it again");
     throw new Error("No answer: is `classifier ui` still running?");
   }
-  if (answer.ok) return answer.json();
+  if (answer.ok) return answer;
   const told = await answer.json().catch(() => ({}));
   const remark = answer.status === 413 ? "the picture is too large" : answer.statusText;
   throw new Error(told.message ?? `${answer.status}: ${remark}`);
+}
+
+function isReadable(file) {
+  return file.slice(0, 1).arrayBuffer().then(() => true, () => false);
 }
 
 function say(text) {
@@ -173,5 +225,5 @@ function say(text) {
 }
 
 listen();
-const begun = begin();
-begun.then(showSamples).catch((error) => say(error.message));
+begin().catch((error) => say(error.message));
+showSamples().catch((error) => say(error.message));

@@ -434,7 +434,12 @@ def test_a_file_that_cannot_be_read_is_not_blamed_on_the_server(page: Page, tmp_
 
 def test_without_a_screen_no_browser_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or True)
+
+    def opens(url: str) -> bool:
+        opened.append(url)
+        return True
+
+    monkeypatch.setattr("webbrowser.open", opens)
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
         monkeypatch.delenv(name, raising=False)
     assert not browsing._open("http://there")

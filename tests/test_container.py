@@ -245,7 +245,7 @@ def test_an_exact_base_a_user_without_rights_and_no_shell_in_between() -> None:
         assert last.command(instruction), "exec form"
     assert last.one("EXPOSE").split() == ["8080", "8083"]
     assert last.one("STOPSIGNAL") == "SIGTERM"
-    assert f"--uid {USER} --gid {USER}" in last.one("RUN")
+    assert f"--uid {USER} --gid {USER}" in last.all("RUN")[0]
 
 
 def test_hadolint_finds_nothing() -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,14 +166,15 @@ def _measure(server: Server, asked: Requests, labels: list[str], plan: Plan) -> 
         rows = []
         for connections in plan.connections:
             found = load.run(running.url, bodies, kind, connections, plan.seconds)
-            rows.append({"images": "small", **found.to_json()})
+            rows.append({"images": "small", **asdict(found)})
         photo = load.run(running.url, photos, kind, PHOTO_CONNECTIONS, plan.seconds)
-        rows.append({"images": "photos", **photo.to_json()})
+        rows.append({"images": "photos", **asdict(photo)})
         memory = running.memory()
-        small = [path.read_bytes() for path in bodies.iterdir()]
-        for rate in asked.rates if server.kind == "engine" else []:
-            held = open_loop.hold(running.url, small, kind, rate, plan.seconds)
-            rows.append({"images": "held", **held.to_json()})
+        if server.kind == "engine":
+            small = [path.read_bytes() for path in sorted(bodies.iterdir())]
+            for rate in asked.rates:
+                held = open_loop.hold(running.url, small, kind, rate, plan.seconds)
+                rows.append({"images": "held", **asdict(held)})
         about = {
             "server": server.name,
             "kind": server.kind,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import requests
@@ -36,10 +36,6 @@ class Result:
     rate: float
     p50: float
     p99: float
-
-    def to_json(self) -> dict[str, float]:
-        """Return it as JSON values."""
-        return asdict(self)
 
 
 def wrk() -> str:

@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
@@ -66,10 +66,6 @@ class Held:
     p99: float
     late: float
     ceiling: float
-
-    def to_json(self) -> dict[str, float]:
-        """Return it as JSON values."""
-        return asdict(self)
 
 
 def hold(url: str, bodies: Sequence[bytes], content_type: str, rate: float, seconds: float) -> Held:

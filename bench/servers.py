@@ -188,7 +188,7 @@ class Ours:
     settings: Mapping[str, int] = field(default_factory=dict)
     versions: int = 1
     archive: Path | None = None
-    properties: Mapping[str, str] = field(default_factory=dict)
+    properties: dict[str, str] = field(default_factory=dict)
     name: str = "TorchServe (ours)"
     kind: str = "engine"
     encoding: str = "raw"
@@ -299,13 +299,13 @@ def _naive_archive(folder: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def _place(folder: Path, properties: Mapping[str, str]) -> Place:
+def _place(folder: Path, properties: dict[str, str]) -> Place:
     """Return the files of a server of its own, on free ports."""
     return Place(
         run=folder / "run",
         model_store=folder / "store",
         releases=folder / "releases.toml",
-        config=config.write(config.read(Place.config) | ports.settings() | {**properties}, folder),
+        config=config.write(config.read(Place.config) | ports.settings() | properties, folder),
     )
 
 

@@ -19,7 +19,7 @@ function begin() {
 
 async function look() {
   served = await json("/served");
-  fill($("model"), served.map((model) => [model.name, model.name]));
+  fill($("model"), served.map((model) => [model.name, model.name]), $("model").value);
   $("model-label").hidden = served.length < 2;
   showVersions();
 }
@@ -27,10 +27,8 @@ async function look() {
 // Who comes back to the page may have promoted a version meanwhile.
 async function lookAgain() {
   if (document.hidden) return;
-  const [model, version, other] = ["model", "version", "other"].map((id) => $(id).value);
+  const [version, other] = ["version", "other"].map((id) => $(id).value);
   await look();
-  choose("model", model);
-  showVersions();
   choose("version", version);
   choose("other", other);
 }

@@ -51,7 +51,7 @@ class Plan:
 
 
 FULL = Plan(rounds=5, warm_up=8, connections=(1, 8, 32, 64), seconds=3, held=(0.25, 0.5))
-QUICK = Plan(rounds=1, warm_up=3, connections=(1, 64), seconds=2, held=())
+QUICK = Plan(rounds=1, warm_up=2, connections=(1, 64), seconds=2, held=())
 
 
 @dataclass(frozen=True)

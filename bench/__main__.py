@@ -1,14 +1,16 @@
-"""Measure all servers, in turn, round by round: `make bench`."""
+"""Measure all servers, side by side and in turns: `make bench`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from contextlib import suppress
+from collections import defaultdict
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import requests
@@ -21,6 +23,8 @@ from .alone import rate
 from .servers import BenchError, Ours, servers, settings, untuned
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .report import Failures, Row
     from .servers import Running, Server
 
@@ -35,14 +39,16 @@ class Plan:
     """How much is measured.
 
     Attributes:
-        rounds: how often each server is measured, in turn.
+        starts: how often all servers are started.
+        rounds: how often each is measured then, in turn.
         warm_up: seconds of load before it is.
-        connections: how many clients ask at once, one number after the other.
+        connections: how many clients ask at once.
         seconds: for which each number of them asks.
         held: rates at which servers with our engine are asked as well, whether or not they
             answer, in parts of what the engine does alone.
     """
 
+    starts: int
     rounds: int
     warm_up: int
     connections: tuple[int, ...]
@@ -50,8 +56,8 @@ class Plan:
     held: tuple[float, ...]
 
 
-FULL = Plan(rounds=5, warm_up=8, connections=(1, 8, 32, 64), seconds=3, held=(0.25, 0.5))
-QUICK = Plan(rounds=1, warm_up=2, connections=(1, 64), seconds=2, held=())
+FULL = Plan(2, rounds=3, warm_up=8, connections=(1, 8, 32, 64), seconds=3, held=(0.25, 0.5))
+QUICK = Plan(1, rounds=1, warm_up=2, connections=(1, 64), seconds=2, held=())
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,67 @@ class Requests:
     rates: list[float]
 
 
+@dataclass(frozen=True)
+class Entrant:
+    """A server that runs; it is suspended while others are measured.
+
+    Attributes:
+        server: what it is.
+        running: its processes.
+        asked: what it is asked.
+    """
+
+    server: Server
+    running: Running
+    asked: Requests
+
+    @property
+    def name(self) -> str:
+        """As failures name it."""
+        return f"{self.server.name} ({self.server.kind})"
+
+    def begin(self, labels: list[str], warm_up: int) -> None:
+        """Check its labels, and warm it up for so many seconds."""
+        with self.running.awake():
+            _check(self.server, self.running, self.asked.small, labels)
+            self._load(self.asked.bodies, 32, warm_up)
+
+    def small(self, connections: int, seconds: int) -> list[Row]:
+        """Measure with so many connections."""
+        with self.running.awake():
+            return [self._row("small", self._load(self.asked.bodies, connections, seconds))]
+
+    def photos(self, seconds: int) -> list[Row]:
+        """Measure with photos; then its memory, too."""
+        with self.running.awake():
+            found = self._load(self.asked.photos, PHOTO_CONNECTIONS, seconds)
+            about = {"memory": self.running.memory(), "start": self.running.seconds}
+            return [self._row("photos", found) | about]
+
+    def held(self, rate: float, seconds: int) -> list[Row]:
+        """Measure at a rate that is held, where it has our engine."""
+        if self.server.kind != "engine":
+            return []
+        encoding = self.server.encoding
+        small = [path.read_bytes() for path in sorted(self.asked.bodies[encoding].iterdir())]
+        kind = images.CONTENT_TYPES[encoding]
+        with self.running.awake():
+            return [self._row("held", open_loop.hold(self.running.url, small, kind, rate, seconds))]
+
+    def _load(self, folders: dict[str, Path], connections: int, seconds: int) -> load.Result:
+        encoding = self.server.encoding
+        kind = images.CONTENT_TYPES[encoding]
+        return load.run(self.running.url, folders[encoding], kind, connections, seconds)
+
+    def _row(self, what: str, found: load.Result | open_loop.Held) -> Row:
+        return {
+            "server": self.server.name,
+            "kind": self.server.kind,
+            "images": what,
+            **asdict(found),
+        }
+
+
 def main() -> int:
     """Measure, and write docs/benchmarks.md."""
     parser = argparse.ArgumentParser(prog="make bench", description=main.__doc__)
@@ -85,7 +152,7 @@ def main() -> int:
         return 1
     found, failed = measure(chosen, QUICK if arguments.quick else FULL)
     for name, reasons in failed.items():
-        for why in reasons:
+        for why in dict.fromkeys(reasons):
             print(f"make bench: {name} failed in a round: {why}", file=sys.stderr)
     if not any("connections" in row for row in found):
         return 1
@@ -125,24 +192,69 @@ def measure(chosen: list[Server], plan: Plan) -> tuple[list[Row], Failures]:
     asked = _requests(plan)
     labels = {kind: _labels(kind, asked.small) for kind in {server.kind for server in chosen}}
     found: list[Row] = []
-    failed: Failures = {}
+    failed: Failures = defaultdict(list)
     OUT.mkdir(parents=True, exist_ok=True)
     with (OUT / "results.jsonl").open("w") as kept:
-        for number in range(plan.rounds):
-            turns = chosen[number % len(chosen) :] + chosen[: number % len(chosen)]
-            for server in tqdm(turns, desc=f"round {number + 1} of {plan.rounds}"):
-                try:
-                    new = _measure(server, asked, labels[server.kind], plan)
-                except (BenchError, load.LoadError) as error:
-                    failed.setdefault(f"{server.name} ({server.kind})", []).append(str(error))
-                    continue
-                found += [{"round": number, **row} for row in new]
-                kept.write("".join(json.dumps(row) + "\n" for row in found[-len(new) :]))
-                kept.flush()
-            row = {"round": number, "server": "in process", "kind": "engine", **_alone(asked.small)}
-            found.append(row)
-            kept.write(json.dumps(row) + "\n")
+        for start in range(plan.starts):
+            with ExitStack() as stack:
+                entrants = _start(_turned(chosen, start), asked, labels, plan, stack, failed)
+                for number in range(plan.rounds):
+                    rows = _round(_turned(entrants, number), asked, plan, failed)
+                    rows.append({"server": "in process", "kind": "engine", **_alone(asked.small)})
+                    rows = [{"round": start * plan.rounds + number, **row} for row in rows]
+                    kept.write("".join(json.dumps(row) + "\n" for row in rows))
+                    kept.flush()
+                    found += rows
     return found, failed
+
+
+def _start(
+    servers: list[Server],
+    asked: Requests,
+    labels: dict[str, list[str]],
+    plan: Plan,
+    stack: ExitStack,
+    failed: Failures,
+) -> list[Entrant]:
+    """Start servers, for as long as the stack holds them; return those that are warmed up."""
+    entrants = []
+    for server in tqdm(servers, desc="starts", leave=False):
+        try:
+            running = stack.enter_context(server.running(asked.small[0]))
+            stack.callback(running.resume)
+            entrant = Entrant(server, running, asked)
+            entrant.begin(labels[server.kind], plan.warm_up)
+            entrants.append(entrant)
+        except (BenchError, load.LoadError) as error:
+            failed[f"{server.name} ({server.kind})"] += [str(error)] * plan.rounds
+    return entrants
+
+
+def _round(entrants: list[Entrant], asked: Requests, plan: Plan, failed: Failures) -> list[Row]:
+    """Measure all in turns, load by load; return the rows of those that answered each."""
+    loads: list[Callable[..., list[Row]]]
+    loads = [partial(Entrant.small, connections=count) for count in plan.connections]
+    loads += [Entrant.photos, *(partial(Entrant.held, rate=rate) for rate in asked.rates)]
+    rows: dict[str, list[Row]] = {entrant.name: [] for entrant in entrants}
+    for ask in tqdm(loads, desc="loads of a round", leave=False):
+        for entrant in entrants:
+            if entrant.name not in rows:
+                continue
+            try:
+                rows[entrant.name] += ask(entrant, seconds=plan.seconds)
+            except (BenchError, load.LoadError) as error:
+                failed[entrant.name].append(str(error))
+                del rows[entrant.name]
+    return [row for found in rows.values() for row in found]
+
+
+T = TypeVar("T")
+
+
+def _turned(these: list[T], number: int) -> list[T]:
+    """Return them in turn: each time another one is first."""
+    first = number % max(1, len(these))
+    return these[first:] + these[:first]
 
 
 def _requests(plan: Plan) -> Requests:
@@ -154,34 +266,6 @@ def _requests(plan: Plan) -> Requests:
         photos=images.write(photos, OUT / "photos"),
         rates=[float(round(alone * part, -1)) for part in plan.held],
     )
-
-
-def _measure(server: Server, asked: Requests, labels: list[str], plan: Plan) -> list[Row]:
-    """Measure one server: at each number of connections, with photos, and at the rates."""
-    kind = images.CONTENT_TYPES[server.encoding]
-    bodies, photos = asked.bodies[server.encoding], asked.photos[server.encoding]
-    with server.running(asked.small[0]) as running:
-        _check(server, running, asked.small, labels)
-        load.run(running.url, bodies, kind, 32, plan.warm_up)
-        rows = []
-        for connections in plan.connections:
-            found = load.run(running.url, bodies, kind, connections, plan.seconds)
-            rows.append({"images": "small", **asdict(found)})
-        photo = load.run(running.url, photos, kind, PHOTO_CONNECTIONS, plan.seconds)
-        rows.append({"images": "photos", **asdict(photo)})
-        memory = running.memory()
-        if server.kind == "engine":
-            small = [path.read_bytes() for path in sorted(bodies.iterdir())]
-            for rate in asked.rates:
-                held = open_loop.hold(running.url, small, kind, rate, plan.seconds)
-                rows.append({"images": "held", **asdict(held)})
-        about = {
-            "server": server.name,
-            "kind": server.kind,
-            "memory": memory,
-            "start": running.seconds,
-        }
-    return [{**about, **row} for row in rows]
 
 
 def _labels(kind: str, small: list[bytes]) -> list[str]:

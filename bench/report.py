@@ -122,12 +122,16 @@ def _throughput(rows: list[Row]) -> str:
     lines = []
     for server, tables in servers.items():
         rates = [spread([row["rate"] for row in table]) for table in tables]
-        ratios = [
-            f"{_median(our, 'rate') / _median(their, 'rate'):.2f}×" if our else ""
-            for our, their in zip(ours[-2:], tables[-2:], strict=True)
-        ]
+        ratios = [_ratio(*pair) for pair in zip(ours[-2:], tables[-2:], strict=True)]
         lines.append([*server, *rates, *ratios])
     return table(head, lines)
+
+
+def _ratio(ours: list[Row], theirs: list[Row]) -> str:
+    """Return how many times as many ours answers: the median of each round's ratio."""
+    rates = {row["round"]: row["rate"] for row in theirs}
+    found = [row["rate"] / rates[row["round"]] for row in ours if row["round"] in rates]
+    return f"{median(found):.2f}×" if found else ""
 
 
 def _latency(rows: list[Row]) -> str:

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from collections import defaultdict
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -31,12 +32,13 @@ from model.weights import read
 from . import images
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from typing import IO
 
 START = 120.0  # seconds that a server may take to answer
 END = 3.0  # seconds until one that is to end is killed; LitServe and TorchServe by its defaults are
+REST = 0.5  # seconds in which the last requests are answered, which nobody waits for any more
 ENVIRONMENTS = Path("run/bench/environments")
 SETTINGS = Path(__file__).with_name("settings.json")
 """Sizes of servers with our engine, by name: what tuning found best, and on how many cores."""
@@ -61,16 +63,52 @@ class Running:
     seconds: float
 
     def memory(self) -> float:
-        """Return the memory of all its processes, in MB; what they share counts once (PSS).
+        """Return the memory of all its processes, in MB; what they share counts once.
+
+        Elsewhere that is the sum of PSS, which would share out what other servers have mapped, too.
 
         Raises:
             BenchError: one of them has died.
         """
+        own = 0
+        files: dict[str, int] = defaultdict(int)
         try:
-            family = [p for root in self.roots for p in (root, *root.children(recursive=True))]
-            return sum(p.memory_full_info().pss for p in family) / 1e6
+            for mapped in (m for process in self._processes() for m in process.memory_maps()):
+                if mapped.path.startswith("/"):
+                    own += mapped.anonymous
+                    files[mapped.path] = max(files[mapped.path], mapped.rss - mapped.anonymous)
+                else:
+                    own += mapped.pss
         except psutil.NoSuchProcess as error:
             raise BenchError(f"a process of {self.url} has died: {error}") from error
+        return (own + sum(files.values())) / 1e6
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let its processes run, and suspend them then: polling, some would take from others.
+
+        What is on its way then gets a while: who awakes later would think that it took a minute.
+        """
+        self.resume()
+        try:
+            yield
+            time.sleep(REST)
+        finally:
+            self._each(psutil.Process.suspend)
+
+    def resume(self) -> None:
+        """Let its processes run."""
+        self._each(psutil.Process.resume)
+
+    def _each(self, change: Callable[[psutil.Process], None]) -> None:
+        """Change each of its processes that lives."""
+        with suppress(psutil.NoSuchProcess):
+            for process in self._processes():
+                with suppress(psutil.NoSuchProcess):
+                    change(process)
+
+    def _processes(self) -> list[psutil.Process]:
+        return [p for root in self.roots for p in (root, *root.children(recursive=True))]
 
 
 class Server(Protocol):

@@ -1,7 +1,8 @@
 """Find the sizes with which this machine serves best, with one's own images: `make tune`.
 
-First workers and threads are varied, then the batch, then the delay; each time the best so far is
-kept. Every trial is a start, a warm-up and a measurement with one connection and with many.
+First workers and threads are varied, then the batch, then the delay; each time the best is kept.
+What is varied runs side by side and is measured in turns, with one connection and with many: from
+minute to minute a machine's speed changes by more than is to be found.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import argparse
 import json
 import math
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import mean, median
+from typing import TYPE_CHECKING, Any
 
 import tomlkit
 from joblib import cpu_count
@@ -32,9 +35,11 @@ if TYPE_CHECKING:
     from .servers import Server
 
 CONNECTIONS = (32, 64)
-WARM_UP, SECONDS, SECONDS_ALONE = 5, 4, 2
-TIE = 0.07
-"""Rates that differ by less say nothing after so few seconds."""
+WARM_UP, SECONDS, SECONDS_ALONE = 5, 2, 1
+TURNS = 5
+"""How often each choice is measured; its medians count."""
+TIE = 0.03
+"""Rates that differ by less say nothing after so few turns."""
 MOST_WORKERS = 16
 """More take more memory than most machines have."""
 BATCHES = (8, 16, 32, 64)
@@ -124,8 +129,67 @@ def _least_delay(name: str, goal: Goal) -> int:
     return PEERS[name].least_delay
 
 
+class Entrant:
+    """One choice of sizes in a race.
+
+    Args:
+        sizes: of the server.
+        server: that has them.
+        bodies: image files that it is asked.
+    """
+
+    def __init__(self, sizes: Sizes, server: Server, bodies: list[bytes]) -> None:
+        self.sizes, self.server, self.image = sizes, server, bodies[0]
+        self.bodies = images.write(bodies, OUT / "images")[server.encoding]
+        self.turns: list[Trial] = []
+
+    def start(self, running: ExitStack) -> None:
+        """Start the server, for as long as others run, and warm it up."""
+        self.running = running.enter_context(self.server.running(self.image))
+        running.callback(self.running.resume)
+        with self.running.awake():
+            self._ask(max(CONNECTIONS), WARM_UP)
+
+    def measure(self) -> None:
+        """Take a turn."""
+        with self.running.awake():
+            many = [self._ask(count, SECONDS) for count in CONNECTIONS]
+            alone = self._ask(1, SECONDS_ALONE)
+        rate = mean(found.rate for found in many)
+        self.turns.append(Trial(self.sizes, rate, many[-1].p99, alone.p50))
+
+    def trial(self) -> Trial:
+        """Return the medians of all turns, if it took each."""
+        if len(self.turns) < TURNS:
+            return Trial(self.sizes, 0, math.inf, math.inf)
+        found = [(turn.rate, turn.p99, turn.alone) for turn in self.turns]
+        return Trial(self.sizes, *map(median, zip(*found, strict=True)))
+
+    def _ask(self, connections: int, seconds: int) -> load.Result:
+        content_type = images.CONTENT_TYPES[self.server.encoding]
+        return load.run(self.running.url, self.bodies, content_type, connections, seconds)
+
+
+def race(entrants: list[Entrant], bar: tqdm[Any]) -> list[Trial]:
+    """Run all side by side, and measure them in turns; return what each gave, in order."""
+    going = list(entrants)
+    with ExitStack() as running:
+        for turn in range(1 + TURNS):
+            first = turn % len(going)
+            for entrant in going[first:] + going[:first]:
+                try:
+                    entrant.measure() if turn else entrant.start(running)
+                except (BenchError, load.LoadError) as error:  # as where it can't have these sizes
+                    tqdm.write(f"{entrant.server.name} with {entrant.sizes}: {error}")
+                    going.remove(entrant)
+                bar.update()
+            if not going:
+                break
+    return [entrant.trial() for entrant in entrants]
+
+
 def tune(name: str, bodies: list[bytes], goal: Goal, archive: Path | None = None) -> list[Trial]:
-    """Try sizes of one server; return all trials.
+    """Try sizes of one server; return all trials, the best first.
 
     Args:
         name: of the server.
@@ -134,41 +198,33 @@ def tune(name: str, bodies: list[bytes], goal: Goal, archive: Path | None = None
         archive: what our server serves; the released net if None.
 
     Raises:
-        BenchError: it answered all requests in no trial.
+        BenchError: with no sizes it answered all requests.
     """
-    trials: dict[str, Trial] = {}
     varied = stages(name, cpu_count(), goal)
-    best = {key: BEGIN[key] for key in reads(name)}
-    total = sum(len(stage) for stage in varied) - len(varied) + 1  # each begins with the best
-    with tqdm(total=total, desc=name, unit=" trials") as bar:
+    sizes = {key: BEGIN[key] for key in reads(name)}
+    trials: list[Trial] = []
+    with tqdm(total=(1 + TURNS) * sum(map(len, varied)), desc=name, unit=" steps") as bar:
         for stage in varied:
-            for change in stage:
-                sizes = best | change
-                key = json.dumps(sizes, sort_keys=True)
-                if key not in trials:
-                    trials[key] = _try(name, sizes, bodies, archive)
-                    bar.update()
-            best = goal.best(list(trials.values())).sizes
-    if not any(trial.rate for trial in trials.values()):
-        raise BenchError(f"{name} answered all requests in no trial")
-    return list(trials.values())
+            entrants = [
+                Entrant(sizes | change, _server(name, sizes | change, archive), bodies)
+                for change in stage
+            ]
+            found = race(entrants, bar)
+            best = goal.best(found)
+            sizes = best.sizes
+            # What was best before has run again: of the same sizes the last trial counts.
+            before = [t for t in trials if all(t.sizes != other.sizes for other in found)]
+            trials = [best, *(t for t in found if t is not best), *before]
+    if not best.rate:
+        raise BenchError(f"{name} answers all requests with none of the sizes that were tried")
+    return trials
 
 
-def _try(name: str, sizes: Sizes, bodies: list[bytes], archive: Path | None) -> Trial:
-    """Measure one server with one choice of sizes."""
-    ours = name == Ours.name
-    server: Server = Ours(sizes, archive=archive) if ours else peer(name, "engine", sizes)
-    folder = images.write(bodies, OUT / "images")[server.encoding]
-    kind = images.CONTENT_TYPES[server.encoding]
-    try:
-        with server.running(bodies[0]) as running:
-            load.run(running.url, folder, kind, max(CONNECTIONS), WARM_UP)
-            many = [load.run(running.url, folder, kind, c, SECONDS) for c in CONNECTIONS]
-            one = load.run(running.url, folder, kind, 1, SECONDS_ALONE)
-    except (BenchError, load.LoadError) as error:  # as where sizes are none that it takes
-        tqdm.write(f"{name} with {sizes}: {error}")
-        return Trial(sizes, 0, math.inf, math.inf)
-    return Trial(sizes, sum(found.rate for found in many) / len(many), many[-1].p99, one.p50)
+def _server(name: str, sizes: Sizes, archive: Path | None) -> Server:
+    """Return a server with our engine and these sizes."""
+    if name == Ours.name:
+        return Ours(sizes, archive=archive)
+    return peer(name, "engine", sizes)
 
 
 def keep(path: Path, sizes: Sizes) -> None:
@@ -259,7 +315,7 @@ def main() -> int:
     except (BenchError, ClassifierError, load.LoadError) as error:
         print(f"make tune: {error}", file=sys.stderr)
         return 1
-    best = goal.best(trials)
+    best = trials[0]
     print(table(trials, best))
     OUT.mkdir(parents=True, exist_ok=True)
     picture(trials, best).savefig(OUT / "frontier.png", dpi=100)
@@ -273,9 +329,8 @@ def tune_all(goal: Goal) -> None:
     sizes = {}
     for name in (Ours.name, *PEERS):
         trials = tune(name, images.small(), goal)
-        best = goal.best(trials)
-        print(f"{name}\n{table(trials, best)}\n", flush=True)
-        sizes[name] = best.sizes
+        print(f"{name}\n{table(trials, trials[0])}\n", flush=True)
+        sizes[name] = trials[0].sizes
     SETTINGS.write_text(json.dumps({"cores": cpu_count(), "sizes": sizes}, indent=2) + "\n")
 
 

@@ -9,13 +9,16 @@ import math
 import re
 import subprocess
 import sys
-from contextlib import asynccontextmanager, contextmanager
+import time
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 import requests
+from tqdm import tqdm
 
 import bench.__main__ as bench
 from bench import costs, images, load, open_loop, page, report, servers, tune
@@ -24,16 +27,16 @@ from bench.tune import Goal, Trial
 from classifier import archive, config, releases
 from classifier.errors import ArchiveError, InputError, ServerError
 from classifier.place import Place
+from classifier.process import end
 from classifier.releases import Release
 from classifier.server import Server as OurServer
 
 from .images import encode, sample
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from bench.report import Row
-    from bench.servers import Server
 
 
 def trial(rate: float, p99: float, alone: float) -> Trial:
@@ -109,21 +112,115 @@ def test_what_a_peer_does_not_read_is_neither_varied_nor_kept() -> None:
     assert varied("mosec", "delay") == [1, 2, 5], "with 0 it waits for 10 ms"
 
 
-def test_tries_each_size_once_and_goes_on_from_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+@dataclass
+class Scripted:
+    """A server of a race or of the bench; its URL tells what it is to answer, by `answering`."""
+
+    name: str
+    rates: Sequence[float | None] = ()
+    kind: str = "engine"
+    encoding: str = "raw"
+
+    @contextmanager
+    def running(self, _: bytes) -> Iterator[Running]:
+        """Run it, if it has anything to answer."""
+        if not self.rates:
+            raise BenchError("it does not start")
+        yield Running(self.name, [], 1.0)
+
+
+class Asked:
+    """What wrk is said to find: of each server its next rate; None is an answer of 500.
+
+    Args:
+        servers: that are asked.
+        each: how many measurements find the same rate.
+    """
+
+    def __init__(self, servers: Sequence[Scripted], each: int = 1) -> None:
+        self.rates = {server.name: server.rates for server in servers}
+        self.each = each
+        self.log: list[str] = []
+
+    def __call__(self, url: str, _: Path, __: str, count: int, seconds: int) -> load.Result:
+        """Answer in place of load.run, but for a warm-up."""
+        if seconds == tune.WARM_UP:
+            return load.Result(count, 1, 1, 1, 1)
+        rate = self.rates[url][self.log.count(url) // self.each]
+        self.log.append(url)
+        if rate is None:
+            raise load.LoadError("500")
+        return load.Result(count, 1, rate, 1, 1)
+
+
+@pytest.fixture
+def race(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., tuple[list[float], list[str]]]:
+    """Race servers by what each turn finds; return their rates, and who was asked, once a turn."""
+
+    def run(*rates: Sequence[float | None]) -> tuple[list[float], list[str]]:
+        raced = [Scripted(str(number), each) for number, each in enumerate(rates)]
+        asked = Asked(raced, each=len((*tune.CONNECTIONS, 1)))
+        monkeypatch.setattr(load, "run", asked)
+        monkeypatch.setattr(servers, "REST", 0)
+        monkeypatch.setattr(tune, "OUT", tmp_path)
+        entrants = [tune.Entrant({"batch": int(s.name)}, s, [b"image"]) for s in raced]
+        with tqdm(disable=True) as bar:
+            found = tune.race(entrants, bar)
+        assert [str(trial.sizes["batch"]) for trial in found] == [s.name for s in raced]
+        return [trial.rate for trial in found], asked.log[:: asked.each]
+
+    return run
+
+
+def test_those_compared_are_measured_in_turns(
+    race: Callable[..., tuple[list[float], list[str]]],
+) -> None:
+    rates, asked = race((90.0, 110.0, 10.0, 100.0, 105.0), (80.0, 95.0, 9.0, 500.0, 90.0))
+    assert rates == [100, 90], "the medians: a machine may stumble"
+    assert "".join(asked) == "1001100110", "each time another one is first"
+
+
+def test_what_fails_leaves_the_race_and_the_others_go_on(
+    race: Callable[..., tuple[list[float], list[str]]],
+) -> None:
+    steady = (100.0,) * tune.TURNS
+    assert race((), steady, (120.0, 120.0, None), steady)[0] == [0, 100, 0, 100]
+    assert race((), ())[0] == [0, 0]
+
+
+def test_of_each_size_the_best_is_kept_for_what_is_varied_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     tried = []
 
-    def measured(_: str, sizes: dict[str, int], *__: object) -> Trial:
-        tried.append(sizes)
-        return Trial(sizes, 1000 * sizes["workers"], 1, 1 / sizes.get("batch", 1))
+    def ran(entrants: list[tune.Entrant], _: object) -> list[Trial]:
+        tried.append([each.sizes for each in entrants])
+        rated = {1: 3, 8: 1, 16: 5, 32: 9, 64: 2}  # by batch
+        return [Trial(s, s["workers"] * rated[s.get("batch", 1)], 1, 1) for s in tried[-1]]
 
-    monkeypatch.setattr(tune, "_try", measured)
+    monkeypatch.setattr(tune, "race", ran)
     monkeypatch.setattr(tune, "cpu_count", lambda: 2)
-    tune.tune("FastAPI", [], Goal())
-    assert tried == [{"workers": 2, "threads": 1}, {"workers": 1, "threads": 2}]
+    tune.tune("FastAPI", [b""], Goal())
+    assert tried == [[{"workers": 2, "threads": 1}, {"workers": 1, "threads": 2}]]
     tried.clear()
-    tune.tune("BentoML", [], Goal())
-    assert [sizes["batch"] for sizes in tried] == [16, 16, 8, 32, 64]
-    assert all(sizes.keys() == {"workers", "threads", "batch"} for sizes in tried)
+    trials = tune.tune("mosec", [b""], Goal())
+    batches, delays = tried[1:]
+    assert {sizes["workers"] for sizes in batches} == {2}
+    assert [sizes["batch"] for sizes in batches] == [8, 16, 32, 64]
+    assert {sizes["batch"] for sizes in delays} == {32}
+    assert trials[0].sizes == {"workers": 2, "threads": 1, "batch": 32, "delay": 1}
+    told = [json.dumps(trial.sizes) for trial in trials]
+    assert len(told) == len(set(told)) == 7, "each once"
+
+
+def test_sizes_of_which_none_works_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        tune, "race", lambda entrants, _: [Trial(e.sizes, 0, 9, 9) for e in entrants]
+    )
+    with pytest.raises(BenchError, match="FastAPI answers all requests with none of the sizes"):
+        tune.tune("FastAPI", [b""], Goal())
 
 
 def test_what_is_best_is_kept_and_the_rest_of_releases_stays(tmp_path: Path) -> None:
@@ -249,29 +346,109 @@ def test_servers_are_chosen_by_name_and_kind() -> None:
 def test_a_server_that_fails_stops_no_other_and_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(server: Server, *_: object) -> list[Row]:
-        turns.append(server.name)
-        if server.name == "LitServe" or (server.name == "BentoML" and turns.count("BentoML") < 3):
-            raise BenchError("it has a bad day")
-        about = {"server": server.name, "memory": 1.0, "start": 1.0}
-        found: dict[str, Any] = row(server.name, 0) | about
-        return [found, found | {"images": "photos"}]
-
-    turns: list[str] = []
+    steady = (100.0,) * 8
+    rates = {"mosec": steady, "LitServe": (), "BentoML": (None, 100.0, None, *steady)}
+    chosen = [Scripted(name, each) for name, each in rates.items()]
     monkeypatch.setattr(bench, "OUT", tmp_path)
-    monkeypatch.setattr(bench, "_measure", measured)
+    monkeypatch.setattr(bench, "_check", lambda *_: None)
     monkeypatch.setattr(bench, "_labels", lambda *_: [])
     monkeypatch.setattr(bench, "_alone", lambda *_: {"images": "small", "rate": 200.0})
-    monkeypatch.setattr(images, "small", list)
-    chosen = bench.choose("mosec,LitServe,BentoML", "engine")
-    found, failed = bench.measure(chosen, bench.Plan(5, 0, (1,), 0, ()))
-    assert len(turns) == 15
+    monkeypatch.setattr(load, "run", Asked(chosen))
+    monkeypatch.setattr(servers, "REST", 0)
+    monkeypatch.setattr(images, "small", lambda: [b"image"])
+    plan = bench.Plan(2, 2, tune.WARM_UP, connections=(1,), seconds=1, held=())
+    found, failed = bench.measure([*chosen], plan)
     told = report.summary(found, failed)
     assert "| mosec | engine | 100 (100–100) |" in told
     assert told.splitlines()[-1].startswith("Failed in rounds, which the tables leave out: ")
-    assert "BentoML (engine) in 2 of 5" in told
-    assert "LitServe (engine) in 5 of 5" in told
+    assert "BentoML (engine) in 2 of 4" in told
+    assert "LitServe (engine) in 4 of 4" in told
     assert "Failed" not in report.summary(found, {})
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == len(found)
+
+
+def test_a_ratio_is_one_of_what_was_measured_in_the_same_round() -> None:
+    ours = [row(Ours.name, n) | {"rate": rate} for n, rate in enumerate([200.0, 20.0, 300.0])]
+    slow_once = [row("mosec", n) | {"rate": rate} for n, rate in enumerate([100.0, 10.0, 100.0])]
+    failed_twice = [row("FastAPI", 1) | {"rate": 10.0}]
+    alone = {**row("in process", 0), "memory": 1.0, "start": 1.0}
+    told = report.summary([*ours, *slow_once, *failed_twice, alone], {})
+    assert "| mosec | engine | 100 (10–100) | 2.00× |" in told, "not 200 to 100 by medians alone"
+    assert "| FastAPI | engine | 10 (10–10) | 2.00× |" in told
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., psutil.Popen]]:
+    """Start Pythons that run some lines, until they print something."""
+    with ExitStack() as stack:
+
+        def start(code: str, *arguments: str) -> psutil.Popen:
+            command = [sys.executable, "-c", code, *arguments]
+            process = stack.enter_context(psutil.Popen(command, stdout=subprocess.PIPE))
+            stack.callback(end, process, 0.0)
+            process.stdout.readline()
+            return process
+
+        yield start
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    """Wait until it is true, as it is a moment after a signal."""
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+POLLS = """
+import os, time
+os.fork()
+print(flush=True)
+while True: time.sleep(0.001)
+"""
+
+
+def test_a_server_takes_nothing_while_others_are_measured(
+    started: Callable[..., psutil.Popen],
+) -> None:
+    root = started(POLLS)
+    root.stdout.readline()
+    (child,) = root.children()
+    running = Running("http://polls", [root], 1.0)
+    for _ in range(2):
+        with running.awake():
+            wait_for(lambda: psutil.STATUS_STOPPED not in {root.status(), child.status()})
+        wait_for(lambda: {root.status(), child.status()} == {psutil.STATUS_STOPPED})
+    running.resume()
+    wait_for(lambda: psutil.STATUS_STOPPED not in {root.status(), child.status()})
+    end(root, 0.0)
+    with running.awake():
+        pass  # what has died is told by who asks it
+
+
+MAPS = """
+import mmap, sys, time
+with open(sys.argv[1], "rb") as file:
+    held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+sum(held[::mmap.PAGESIZE])
+print(flush=True)
+time.sleep(60)
+"""
+
+
+def test_memory_is_a_servers_own_whatever_others_have_of_the_same_files(
+    started: Callable[..., psutil.Popen], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(bytes(100_000_000))
+    one = started(MAPS, str(tmp_path / "file"))
+    before = Running("", [one], 1.0).memory()
+    two = started(MAPS, str(tmp_path / "file"))
+    assert one.memory_full_info().pss < 80e6, "half of the file is the other's"
+    assert Running("", [one], 1.0).memory() == pytest.approx(before, abs=2)
+    assert 100 < before < Running("", [one, two], 1.0).memory() < before + 50, "it counts once"
+    end(two, 5.0)
+    with pytest.raises(BenchError, match="has died"):
+        Running("", [two], 1.0).memory()
 
 
 @asynccontextmanager

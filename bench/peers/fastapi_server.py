@@ -24,4 +24,11 @@ async def predict(request: Request) -> Answer:
 
 
 if __name__ == "__main__":
-    uvicorn.run("bench.peers.fastapi_server:app", port=PORT, workers=WORKERS, log_level="warning")
+    # Without the limit uvicorn starts workers anew that take longer than 5 s to import torch.
+    uvicorn.run(
+        "bench.peers.fastapi_server:app",
+        port=PORT,
+        workers=WORKERS,
+        log_level="warning",
+        timeout_worker_healthcheck=60,
+    )

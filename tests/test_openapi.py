@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from classifier import listing
 from classifier.ui import openapi
 
@@ -71,6 +73,16 @@ def test_a_sample_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     broken.write_bytes(SAMPLE.read_bytes()[:100])
     told = [openapi.describe([], samples) for samples in ([broken, gone, SAMPLE], [SAMPLE])]
     assert told[0] == told[1] != openapi.describe([], [broken, gone])
+
+
+def test_it_tells_the_size_of_ones_own_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openapi, "SIZE", (48, 24))
+    schemas = openapi.describe([])["components"]["schemas"]
+    shape = schemas["Pixels"]["properties"]["shape"]["prefixItems"]
+    assert [item.get("const") for item in shape] == [None, 24, 48, 3]
+    assert "N×24×48×3" in schemas["Pixels"]["description"]
+    columns = (rows := schemas["Explanation"]["properties"]["map"])["items"]
+    assert (rows["maxItems"], columns["maxItems"]) == (24, 48)
 
 
 def test_without_a_server_it_is_a_description_all_the_same() -> None:

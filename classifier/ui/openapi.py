@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from PIL import Image
 
+from model.image import SIZE
+
 from .. import store
 
 if TYPE_CHECKING:
@@ -30,7 +32,10 @@ def describe(served: Iterable[Served], samples: Iterable[Path] = ()) -> dict[str
         served: what is served.
         samples: image files; the first that can be read is shown in the examples of JSON bodies.
     """
-    told: dict[str, Any] = yaml.safe_load(DESCRIPTION.read_text())
+    text = DESCRIPTION.read_text()
+    for name, pixels in zip(("WIDTH", "HEIGHT"), SIZE, strict=True):
+        text = text.replace(name, str(pixels))
+    told: dict[str, Any] = yaml.safe_load(text)
     components, models = told["components"], list(served)
     if models:
         parameters, first = components["parameters"], models[0]

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import requests
@@ -20,7 +20,7 @@ import model
 
 from . import images, load, open_loop, report
 from .alone import rate
-from .servers import BenchError, Ours, servers, settings, untuned
+from .servers import BenchError, Ours, in_turn, servers, settings, start, untuned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,11 +66,13 @@ class Requests:
 
     Attributes:
         small: CIFAR-10's images, as files.
+        labels: what it must answer to these, by kind of server.
         bodies, photos: folders of requests with these, and with photos, by encoding.
         rates: at which servers with our engine are asked as well, in 1/s.
     """
 
     small: list[bytes]
+    labels: dict[str, list[str]]
     bodies: dict[str, Path]
     photos: dict[str, Path]
     rates: list[float]
@@ -93,10 +95,11 @@ class Entrant:
     @property
     def name(self) -> str:
         """As failures name it."""
-        return f"{self.server.name} ({self.server.kind})"
+        return _name(self.server)
 
-    def begin(self, labels: list[str], warm_up: int) -> None:
+    def begin(self, warm_up: int) -> None:
         """Check its labels, and warm it up for so many seconds."""
+        labels = self.asked.labels[self.server.kind]
         with self.running.awake():
             _check(self.server, self.running, self.asked.small, labels)
             self._load(self.asked.bodies, 32, warm_up)
@@ -189,19 +192,18 @@ def measure(chosen: list[Server], plan: Plan) -> tuple[list[Row], Failures]:
     Returns:
         What was found, also kept in OUT as it comes; and why servers failed, by name.
     """
-    asked = _requests(plan)
-    labels = {kind: _labels(kind, asked.small) for kind in {server.kind for server in chosen}}
+    asked = _requests(plan, {server.kind for server in chosen})
     found: list[Row] = []
     failed: Failures = defaultdict(list)
     OUT.mkdir(parents=True, exist_ok=True)
     with (OUT / "results.jsonl").open("w") as kept:
-        for start in range(plan.starts):
+        for begun in range(plan.starts):
             with ExitStack() as stack:
-                entrants = _start(_turned(chosen, start), asked, labels, plan, stack, failed)
+                entrants = _start(in_turn(chosen, begun), asked, plan, stack, failed)
                 for number in range(plan.rounds):
-                    rows = _round(_turned(entrants, number), asked, plan, failed)
+                    rows = _round(in_turn(entrants, number), asked, plan, failed)
                     rows.append({"server": "in process", "kind": "engine", **_alone(asked.small)})
-                    rows = [{"round": start * plan.rounds + number, **row} for row in rows]
+                    rows = [{"round": begun * plan.rounds + number, **row} for row in rows]
                     kept.write("".join(json.dumps(row) + "\n" for row in rows))
                     kept.flush()
                     found += rows
@@ -209,25 +211,22 @@ def measure(chosen: list[Server], plan: Plan) -> tuple[list[Row], Failures]:
 
 
 def _start(
-    servers: list[Server],
-    asked: Requests,
-    labels: dict[str, list[str]],
-    plan: Plan,
-    stack: ExitStack,
-    failed: Failures,
+    servers: list[Server], asked: Requests, plan: Plan, stack: ExitStack, failed: Failures
 ) -> list[Entrant]:
     """Start servers, for as long as the stack holds them; return those that are warmed up."""
     entrants = []
     for server in tqdm(servers, desc="starts", leave=False):
         try:
-            running = stack.enter_context(server.running(asked.small[0]))
-            stack.callback(running.resume)
-            entrant = Entrant(server, running, asked)
-            entrant.begin(labels[server.kind], plan.warm_up)
+            entrant = Entrant(server, start(server, asked.small[0], stack), asked)
+            entrant.begin(plan.warm_up)
             entrants.append(entrant)
         except (BenchError, load.LoadError) as error:
-            failed[f"{server.name} ({server.kind})"] += [str(error)] * plan.rounds
+            failed[_name(server)] += [str(error)] * plan.rounds
     return entrants
+
+
+def _name(server: Server) -> str:
+    return f"{server.name} ({server.kind})"
 
 
 def _round(entrants: list[Entrant], asked: Requests, plan: Plan, failed: Failures) -> list[Row]:
@@ -248,20 +247,12 @@ def _round(entrants: list[Entrant], asked: Requests, plan: Plan, failed: Failure
     return [row for found in rows.values() for row in found]
 
 
-T = TypeVar("T")
-
-
-def _turned(these: list[T], number: int) -> list[T]:
-    """Return them in turn: each time another one is first."""
-    first = number % max(1, len(these))
-    return these[first:] + these[:first]
-
-
-def _requests(plan: Plan) -> Requests:
+def _requests(plan: Plan, kinds: set[str]) -> Requests:
     small, photos = images.small(), images.photos(SAMPLE)
     alone = _alone(small)["rate"] if plan.held else 0.0
     return Requests(
         small,
+        labels={kind: _labels(kind, small) for kind in kinds},
         bodies=images.write(small, OUT / "small"),
         photos=images.write(photos, OUT / "photos"),
         rates=[float(round(alone * part, -1)) for part in plan.held],

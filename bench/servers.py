@@ -11,10 +11,10 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import psutil
 import requests
@@ -109,6 +109,22 @@ class Running:
 
     def _processes(self) -> list[psutil.Process]:
         return [p for root in self.roots for p in (root, *root.children(recursive=True))]
+
+
+T = TypeVar("T")
+
+
+def in_turn(these: list[T], number: int) -> list[T]:
+    """Return these, each time with another one first."""
+    first = number % max(1, len(these))
+    return these[first:] + these[:first]
+
+
+def start(server: Server, image: bytes, stack: ExitStack) -> Running:
+    """Start a server, for as long as the stack holds it, even if it is suspended then."""
+    running = stack.enter_context(server.running(image))
+    stack.callback(running.resume)
+    return running
 
 
 class Server(Protocol):
@@ -372,7 +388,7 @@ def untuned() -> str:
         return ""
     return (
         f"The sizes are those found on {cores} cores, but with a worker for each core: "
-        "`python -m bench.tune --peers` finds those for this machine, in half an hour."
+        "`python -m bench.tune --peers` finds those for this machine, in 35 minutes."
     )
 
 

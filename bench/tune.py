@@ -29,7 +29,7 @@ from classifier.place import Place
 from model.image import ImageError, decode
 
 from . import images, load, page
-from .servers import PEERS, SETTINGS, BenchError, Ours, peer
+from .servers import PEERS, SETTINGS, BenchError, Ours, in_turn, peer, start
 
 if TYPE_CHECKING:
     from .servers import Server
@@ -145,8 +145,7 @@ class Entrant:
 
     def start(self, running: ExitStack) -> None:
         """Start the server, for as long as others run, and warm it up."""
-        self.running = running.enter_context(self.server.running(self.image))
-        running.callback(self.running.resume)
+        self.running = start(self.server, self.image, running)
         with self.running.awake():
             self._ask(max(CONNECTIONS), WARM_UP)
 
@@ -175,16 +174,13 @@ def race(entrants: list[Entrant], bar: tqdm[Any]) -> list[Trial]:
     going = list(entrants)
     with ExitStack() as running:
         for turn in range(1 + TURNS):
-            first = turn % len(going)
-            for entrant in going[first:] + going[:first]:
+            for entrant in in_turn(going, turn):
                 try:
                     entrant.measure() if turn else entrant.start(running)
                 except (BenchError, load.LoadError) as error:  # as where it can't have these sizes
                     tqdm.write(f"{entrant.server.name} with {entrant.sizes}: {error}")
                     going.remove(entrant)
                 bar.update()
-            if not going:
-                break
     return [entrant.trial() for entrant in entrants]
 
 

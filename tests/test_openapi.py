@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from classifier import listing
 from classifier.ui import openapi
 
 from .images import SAMPLE
 
 if TYPE_CHECKING:
+    import pytest
+
     from .deployment import Deployment
 
 UNTRUE = {

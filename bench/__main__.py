@@ -44,6 +44,7 @@ class Plan:
         warm_up: seconds of load before it is.
         connections: how many clients ask at once.
         seconds: for which each number of them asks.
+        photos: whether they ask with photos, too.
         held: rates at which servers with our engine are asked as well, whether or not they
             answer, in parts of what the engine does alone.
     """
@@ -53,11 +54,12 @@ class Plan:
     warm_up: int
     connections: tuple[int, ...]
     seconds: int
+    photos: bool
     held: tuple[float, ...]
 
 
-FULL = Plan(2, rounds=3, warm_up=8, connections=(1, 8, 32, 64), seconds=3, held=(0.25, 0.5))
-QUICK = Plan(1, rounds=1, warm_up=2, connections=(1, 64), seconds=2, held=())
+FULL = Plan(2, 3, 8, connections=(1, 8, 32, 64), seconds=3, photos=True, held=(0.25, 0.5))
+QUICK = Plan(1, 1, 2, connections=(1, 64), seconds=2, photos=False, held=())
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,19 @@ class Entrant:
     def small(self, connections: int, seconds: int) -> list[Row]:
         """Measure with so many connections."""
         with self.running.awake():
-            return [self._row("small", self._load(self.asked.bodies, connections, seconds))]
+            found = self._load(self.asked.bodies, connections, seconds)
+            return [self._row("small", asdict(found))]
 
     def photos(self, seconds: int) -> list[Row]:
-        """Measure with photos; then its memory, too."""
+        """Measure with photos."""
         with self.running.awake():
             found = self._load(self.asked.photos, PHOTO_CONNECTIONS, seconds)
-            about = {"memory": self.running.memory(), "start": self.running.seconds}
-            return [self._row("photos", found) | about]
+            return [self._row("photos", asdict(found))]
+
+    def weigh(self, seconds: int) -> list[Row]:
+        """Tell its memory and how long it took to start."""
+        found = {"memory": self.running.memory(), "start": self.running.seconds}
+        return [self._row("none", found)]
 
     def held(self, rate: float, seconds: int) -> list[Row]:
         """Measure at a rate that is held, where it has our engine."""
@@ -124,20 +131,16 @@ class Entrant:
         small = [path.read_bytes() for path in sorted(self.asked.bodies[encoding].iterdir())]
         kind = images.CONTENT_TYPES[encoding]
         with self.running.awake():
-            return [self._row("held", open_loop.hold(self.running.url, small, kind, rate, seconds))]
+            found = open_loop.hold(self.running.url, small, kind, rate, seconds)
+            return [self._row("held", asdict(found))]
 
     def _load(self, folders: dict[str, Path], connections: int, seconds: int) -> load.Result:
         encoding = self.server.encoding
         kind = images.CONTENT_TYPES[encoding]
         return load.run(self.running.url, folders[encoding], kind, connections, seconds)
 
-    def _row(self, what: str, found: load.Result | open_loop.Held) -> Row:
-        return {
-            "server": self.server.name,
-            "kind": self.server.kind,
-            "images": what,
-            **asdict(found),
-        }
+    def _row(self, what: str, found: dict[str, Any]) -> Row:
+        return {"server": self.server.name, "kind": self.server.kind, "images": what, **found}
 
 
 def main() -> int:
@@ -233,7 +236,8 @@ def _round(entrants: list[Entrant], asked: Requests, plan: Plan, failed: Failure
     """Measure all in turns, load by load; return the rows of those that answered each."""
     loads: list[Callable[..., list[Row]]]
     loads = [partial(Entrant.small, connections=count) for count in plan.connections]
-    loads += [Entrant.photos, *(partial(Entrant.held, rate=rate) for rate in asked.rates)]
+    loads += [*([Entrant.photos] if plan.photos else []), Entrant.weigh]
+    loads += [partial(Entrant.held, rate=rate) for rate in asked.rates]
     rows: dict[str, list[Row]] = {entrant.name: [] for entrant in entrants}
     for ask in tqdm(loads, desc="loads of a round", leave=False):
         for entrant in entrants:

@@ -178,14 +178,15 @@ def _answered(held: list[Row]) -> str:
 def _others(rows: list[Row]) -> str:
     """Return photos, memory and the start."""
     head = ["server", "kind", "photos 1600×1200, c=8, 1/s", "memory, MB", "start, s"]
+    photos = by(rows, images="photos")
     lines = [
         [
             *server,
-            spread([row["rate"] for row in found]),
+            spread([row["rate"] for row in photos[server]]) if server in photos else "",
             spread([row["memory"] for row in found]),
             spread([row["start"] for row in found], 1),
         ]
-        for server, found in by(rows, images="photos").items()
+        for server, found in by(rows, images="none").items()
     ]
     alone = [row["rate"] for row in rows if row["server"] == "in process"]
     lines.append(["the engine alone, in process", "engine", f"small: {spread(alone)}", "", ""])

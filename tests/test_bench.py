@@ -346,7 +346,7 @@ def test_servers_are_chosen_by_name_and_kind() -> None:
 def test_a_server_that_fails_stops_no_other_and_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steady = (100.0,) * 8
+    steady = (100.0,) * 4
     rates = {"mosec": steady, "LitServe": (), "BentoML": (None, 100.0, None, *steady)}
     chosen = [Scripted(name, each) for name, each in rates.items()]
     monkeypatch.setattr(bench, "OUT", tmp_path)
@@ -356,7 +356,7 @@ def test_a_server_that_fails_stops_no_other_and_is_named(
     monkeypatch.setattr(load, "run", Asked(chosen))
     monkeypatch.setattr(servers, "REST", 0)
     monkeypatch.setattr(images, "small", lambda: [b"image"])
-    plan = bench.Plan(2, 2, tune.WARM_UP, connections=(1,), seconds=1, held=())
+    plan = bench.Plan(2, 2, tune.WARM_UP, connections=(1,), seconds=1, photos=False, held=())
     found, failed = bench.measure([*chosen], plan)
     told = report.summary(found, failed)
     assert "| mosec | engine | 100 (100–100) |" in told

@@ -20,7 +20,7 @@ import model
 
 from . import images, load, open_loop, report
 from .alone import rate
-from .servers import BenchError, Ours, in_turn, servers, settings, start, untuned
+from .servers import BenchError, Ours, ask, in_turn, servers, settings, start, untuned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,8 @@ class Requests:
     Attributes:
         small: CIFAR-10's images, as files.
         labels: what it must answer to these, by kind of server.
-        bodies, photos: folders of requests with these, and with photos, by encoding.
+        bodies, photos: folders of requests with these, and with photos, by encoding; none of
+            photos where they are not asked.
         rates: at which servers with our engine are asked as well, in 1/s.
     """
 
@@ -104,21 +105,21 @@ class Entrant:
         labels = self.asked.labels[self.server.kind]
         with self.running.awake():
             _check(self.server, self.running, self.asked.small, labels)
-            self._load(self.asked.bodies, 32, warm_up)
+            ask(self.server, self.running, self.asked.bodies, 32, warm_up)
 
     def small(self, connections: int, seconds: int) -> list[Row]:
         """Measure with so many connections."""
         with self.running.awake():
-            found = self._load(self.asked.bodies, connections, seconds)
+            found = ask(self.server, self.running, self.asked.bodies, connections, seconds)
             return [self._row("small", asdict(found))]
 
     def photos(self, seconds: int) -> list[Row]:
         """Measure with photos."""
         with self.running.awake():
-            found = self._load(self.asked.photos, PHOTO_CONNECTIONS, seconds)
+            found = ask(self.server, self.running, self.asked.photos, PHOTO_CONNECTIONS, seconds)
             return [self._row("photos", asdict(found))]
 
-    def weigh(self, seconds: int) -> list[Row]:
+    def weigh(self) -> list[Row]:
         """Tell its memory and how long it took to start."""
         found = {"memory": self.running.memory(), "start": self.running.seconds}
         return [self._row("none", found)]
@@ -133,11 +134,6 @@ class Entrant:
         with self.running.awake():
             found = open_loop.hold(self.running.url, small, kind, rate, seconds)
             return [self._row("held", asdict(found))]
-
-    def _load(self, folders: dict[str, Path], connections: int, seconds: int) -> load.Result:
-        encoding = self.server.encoding
-        kind = images.CONTENT_TYPES[encoding]
-        return load.run(self.running.url, folders[encoding], kind, connections, seconds)
 
     def _row(self, what: str, found: dict[str, Any]) -> Row:
         return {"server": self.server.name, "kind": self.server.kind, "images": what, **found}
@@ -235,16 +231,18 @@ def _name(server: Server) -> str:
 def _round(entrants: list[Entrant], asked: Requests, plan: Plan, failed: Failures) -> list[Row]:
     """Measure all in turns, load by load; return the rows of those that answered each."""
     loads: list[Callable[..., list[Row]]]
-    loads = [partial(Entrant.small, connections=count) for count in plan.connections]
-    loads += [*([Entrant.photos] if plan.photos else []), Entrant.weigh]
-    loads += [partial(Entrant.held, rate=rate) for rate in asked.rates]
+    seconds = plan.seconds
+    loads = [partial(Entrant.small, connections=c, seconds=seconds) for c in plan.connections]
+    loads += [partial(Entrant.photos, seconds=seconds)] if asked.photos else []
+    loads += [Entrant.weigh]
+    loads += [partial(Entrant.held, rate=rate, seconds=seconds) for rate in asked.rates]
     rows: dict[str, list[Row]] = {entrant.name: [] for entrant in entrants}
-    for ask in tqdm(loads, desc="loads of a round", leave=False):
+    for measured in tqdm(loads, desc="loads of a round", leave=False):
         for entrant in entrants:
             if entrant.name not in rows:
                 continue
             try:
-                rows[entrant.name] += ask(entrant, seconds=plan.seconds)
+                rows[entrant.name] += measured(entrant)
             except (BenchError, load.LoadError) as error:
                 failed[entrant.name].append(str(error))
                 del rows[entrant.name]
@@ -252,13 +250,13 @@ def _round(entrants: list[Entrant], asked: Requests, plan: Plan, failed: Failure
 
 
 def _requests(plan: Plan, kinds: set[str]) -> Requests:
-    small, photos = images.small(), images.photos(SAMPLE)
+    small = images.small()
     alone = _alone(small)["rate"] if plan.held else 0.0
     return Requests(
         small,
         labels={kind: _labels(kind, small) for kind in kinds},
         bodies=images.write(small, OUT / "small"),
-        photos=images.write(photos, OUT / "photos"),
+        photos=images.write(images.photos(SAMPLE), OUT / "photos") if plan.photos else {},
         rates=[float(round(alone * part, -1)) for part in plan.held],
     )
 

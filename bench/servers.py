@@ -29,7 +29,7 @@ from classifier.process import end, find
 from classifier.server import Server as OurServer
 from model.weights import read
 
-from . import images
+from . import images, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -118,6 +118,22 @@ def in_turn(these: list[T], number: int) -> list[T]:
     """Return these, each time with another one first."""
     first = number % max(1, len(these))
     return these[first:] + these[:first]
+
+
+def ask(
+    server: Server, running: Running, folders: dict[str, Path], connections: int, seconds: int
+) -> load.Result:
+    """Ask a server by wrk, as `load.run` does, with the bodies that it takes.
+
+    Args:
+        server: what it is.
+        running: its processes.
+        folders: of bodies, by encoding.
+        connections: how many at once.
+        seconds: how long.
+    """
+    kind = images.CONTENT_TYPES[server.encoding]
+    return load.run(running.url, folders[server.encoding], kind, connections, seconds)
 
 
 def start(server: Server, image: bytes, stack: ExitStack) -> Running:

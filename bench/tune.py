@@ -29,7 +29,7 @@ from classifier.place import Place
 from model.image import ImageError, decode
 
 from . import images, load, page
-from .servers import PEERS, SETTINGS, BenchError, Ours, in_turn, peer, start
+from .servers import PEERS, SETTINGS, BenchError, Ours, ask, in_turn, peer, start
 
 if TYPE_CHECKING:
     from .servers import Server
@@ -135,12 +135,14 @@ class Entrant:
     Args:
         sizes: of the server.
         server: that has them.
-        bodies: image files that it is asked.
+        image: with which it is started.
+        folders: of the bodies that it is asked, by encoding.
     """
 
-    def __init__(self, sizes: Sizes, server: Server, bodies: list[bytes]) -> None:
-        self.sizes, self.server, self.image = sizes, server, bodies[0]
-        self.bodies = images.write(bodies, OUT / "images")[server.encoding]
+    def __init__(
+        self, sizes: Sizes, server: Server, image: bytes, folders: dict[str, Path]
+    ) -> None:
+        self.sizes, self.server, self.image, self.folders = sizes, server, image, folders
         self.turns: list[Trial] = []
 
     def start(self, running: ExitStack) -> None:
@@ -165,8 +167,7 @@ class Entrant:
         return Trial(self.sizes, *map(median, zip(*found, strict=True)))
 
     def _ask(self, connections: int, seconds: int) -> load.Result:
-        content_type = images.CONTENT_TYPES[self.server.encoding]
-        return load.run(self.running.url, self.bodies, content_type, connections, seconds)
+        return ask(self.server, self.running, self.folders, connections, seconds)
 
 
 def race(entrants: list[Entrant], bar: tqdm[Any]) -> list[Trial]:
@@ -197,13 +198,14 @@ def tune(name: str, bodies: list[bytes], goal: Goal, archive: Path | None = None
         BenchError: with no sizes it answered all requests.
     """
     varied = stages(name, cpu_count(), goal)
+    folders = images.write(bodies, OUT / "images")
     sizes = {key: BEGIN[key] for key in reads(name)}
     trials: list[Trial] = []
     with tqdm(total=(1 + TURNS) * sum(map(len, varied)), desc=name, unit=" steps") as bar:
         for stage in varied:
+            tried = [sizes | change for change in stage]
             entrants = [
-                Entrant(sizes | change, _server(name, sizes | change, archive), bodies)
-                for change in stage
+                Entrant(each, _server(name, each, archive), bodies[0], folders) for each in tried
             ]
             found = race(entrants, bar)
             best = goal.best(found)

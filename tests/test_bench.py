@@ -114,7 +114,7 @@ def test_what_a_peer_does_not_read_is_neither_varied_nor_kept() -> None:
 
 @dataclass
 class Scripted:
-    """A server of a race or of the bench; its URL tells what it is to answer, by `answering`."""
+    """A server of a race or of the bench; its URL is its name, by which Asked answers."""
 
     name: str
     rates: Sequence[float | None] = ()
@@ -164,8 +164,8 @@ def race(
         asked = Asked(raced, each=len((*tune.CONNECTIONS, 1)))
         monkeypatch.setattr(load, "run", asked)
         monkeypatch.setattr(servers, "REST", 0)
-        monkeypatch.setattr(tune, "OUT", tmp_path)
-        entrants = [tune.Entrant({"batch": int(s.name)}, s, [b"image"]) for s in raced]
+        folders = {"raw": tmp_path}
+        entrants = [tune.Entrant({"batch": int(s.name)}, s, b"image", folders) for s in raced]
         with tqdm(disable=True) as bar:
             found = tune.race(entrants, bar)
         assert [str(trial.sizes["batch"]) for trial in found] == [s.name for s in raced]
@@ -191,7 +191,7 @@ def test_what_fails_leaves_the_race_and_the_others_go_on(
 
 
 def test_of_each_size_the_best_is_kept_for_what_is_varied_next(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tried = []
 
@@ -200,6 +200,7 @@ def test_of_each_size_the_best_is_kept_for_what_is_varied_next(
         rated = {1: 3, 8: 1, 16: 5, 32: 9, 64: 2}  # by batch
         return [Trial(s, s["workers"] * rated[s.get("batch", 1)], 1, 1) for s in tried[-1]]
 
+    monkeypatch.setattr(tune, "OUT", tmp_path)
     monkeypatch.setattr(tune, "race", ran)
     monkeypatch.setattr(tune, "cpu_count", lambda: 2)
     tune.tune("FastAPI", [b""], Goal())
@@ -215,7 +216,10 @@ def test_of_each_size_the_best_is_kept_for_what_is_varied_next(
     assert len(told) == len(set(told)) == 7, "each once"
 
 
-def test_sizes_of_which_none_works_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_of_which_none_works_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tune, "OUT", tmp_path)
     monkeypatch.setattr(
         tune, "race", lambda entrants, _: [Trial(e.sizes, 0, 9, 9) for e in entrants]
     )

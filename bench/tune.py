@@ -38,8 +38,8 @@ CONNECTIONS = (32, 64)
 WARM_UP, SECONDS, SECONDS_ALONE = 5, 2, 1
 TURNS = 5
 """How often each choice is measured; its medians count."""
-TIE = 0.03
-"""Rates that differ by less say nothing after so few turns."""
+TIE = 0.05
+"""Rates that differ by less say nothing: so do those of one choice from one race to the next."""
 MOST_WORKERS = 16
 """More take more memory than most machines have."""
 BATCHES = (8, 16, 32, 64)

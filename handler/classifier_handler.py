@@ -23,6 +23,7 @@ from handler.metrics import REFUSED, Metrics
 from handler.question import File, read
 from handler.torchserve import hasten, mute
 from model import ImageError, decode, load
+from model.engine import for_one
 from model.engine_openvino import SIZES
 from model.image import SHAPE, SIZE
 
@@ -51,7 +52,8 @@ class ClassifierHandler:
         threads = _threads(model["modelName"]) or settings.get("threads")
         engine = settings.get("engine", "auto")
         device = _device(properties.get("gpu_id"))
-        self.classifier = load(properties["model_dir"], engine, device, threads)
+        folder = properties["model_dir"]
+        self.classifier = load(folder, engine, device, threads, for_one(threads))
         self.model, self.version = model["modelName"], str(model["modelVersion"])
         self.most = int(properties.get("batch_size") or 1)
         self._run_once()

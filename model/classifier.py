@@ -91,6 +91,7 @@ def load(
     engine: str = "auto",
     device: str = "cpu",
     threads: int | None = None,
+    alone: int | None = None,
 ) -> Classifier:
     """Load the classifier that a folder holds: `model/`, or an unpacked archive.
 
@@ -99,6 +100,7 @@ def load(
         engine: `openvino`, `torch` or `auto` (see `engine.load`).
         device: where the net shall run, as torch names it: cpu, cuda, cuda:0.
         threads: on a CPU; the engine's own choice if None.
+        alone: threads for an image that is a batch by itself (see `engine.load`).
 
     Raises:
         WeightsError: the weights don't fit the net, the labels or the lock.
@@ -118,7 +120,8 @@ def load(
         state = weights.read(folder)
         return Explainer(weights.fit(state, len(labels)), threads)
 
-    return Classifier(engines.load(folder, len(labels), engine, device, threads), labels, explainer)
+    runs = engines.load(folder, len(labels), engine, device, threads, alone)
+    return Classifier(runs, labels, explainer)
 
 
 def read_labels(path: Path) -> list[str]:

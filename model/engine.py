@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import weights
@@ -38,12 +39,24 @@ class Engine(Protocol):
         """Tell what runs, as JSON values."""
 
 
+def for_one(threads: int | None) -> int | None:
+    """Return how many threads an image may have that no other came with.
+
+    It is for servers that gather batches: where an image comes alone, another core is idle as well.
+
+    Args:
+        threads: of a batch.
+    """
+    return 2 if threads == 1 and len(os.sched_getaffinity(0)) > 1 else threads
+
+
 def load(
     folder: Path,
     classes: int,
     kind: str = "auto",
     device: str = "cpu",
     threads: int | None = None,
+    alone: int | None = None,
 ) -> Engine:
     """Load the engine for the weights that a folder holds.
 
@@ -53,6 +66,7 @@ def load(
         kind: `openvino`, `torch`, or `auto`: OpenVINO on a CPU where there is what it needs.
         device: where the net shall run, as torch names it: cpu, cuda, cuda:0.
         threads: on a CPU; the engine's own choice if None.
+        alone: threads for an image that is a batch by itself, of OpenVINO; as for others if None.
 
     Raises:
         EngineError: there is no such engine, or it can't run here.
@@ -84,4 +98,4 @@ def load(
     weights.check(folder)
     from .engine_openvino import OpenVinoEngine
 
-    return OpenVinoEngine(*weights.read_int8(folder), threads)
+    return OpenVinoEngine(*weights.read_int8(folder), threads, alone)

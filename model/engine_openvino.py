@@ -44,33 +44,57 @@ class OpenVinoEngine:
         graph: the bytes of the .xml file.
         constants: the bytes of the .bin file.
         threads: OpenVINO's own choice if None.
+        alone: threads for an image that is a batch by itself; as for others if None.
     """
 
-    def __init__(self, graph: bytes, constants: bytes, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        graph: bytes,
+        constants: bytes,
+        threads: int | None = None,
+        alone: int | None = None,
+    ) -> None:
         import openvino
 
         core = _core()
         model = core.read_model(graph, openvino.Tensor(np.frombuffer(constants, np.uint8)))
-        # Without pinning: each worker would pin its threads to the same first cores.
-        options = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
-        if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = threads
-        self.compiled = core.compile_model(model, "CPU", options)
+
+        def compiled(threads: int | None) -> Any:
+            # Without pinning: each worker would pin its threads to the same first cores.
+            options = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+            if threads is not None:
+                options["INFERENCE_NUM_THREADS"] = threads
+            return core.compile_model(model, "CPU", options)
+
+        self.compiled = compiled(threads)
+        self.alone = self.compiled if alone in (None, threads) else compiled(alone)
         classes = self.compiled.output(0).get_partial_shape()[1].get_length()
         self.none = np.empty((0, classes), np.float32)  # OpenVINO answers it with what was before
         self.local = threading.local()  # a request holds one batch: two threads must not share it
         # Two threads that make their first ones at the same moment can crash OpenVINO.
         self.making = threading.Lock()
-        self.local.request = self.compiled.create_infer_request()
+        self._make_requests()
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 N×32×32×3 RGB pixels to float32 N×classes probabilities in [0, 1]."""
         if not hasattr(self.local, "request"):
-            with self.making:
-                self.local.request = self.compiled.create_infer_request()
-        run = functools.partial(self.local.request.infer, share_inputs=True)
-        results = [run(part)[0] for part in parts(pixels)]
+            self._make_requests()
+        results = [
+            self._request(len(part)).infer(part, share_inputs=True)[0] for part in parts(pixels)
+        ]
         return np.concatenate([self.none, *results])
+
+    def _request(self, count: int) -> Any:
+        """Return what runs so many images in this thread."""
+        return self.local.alone if count == 1 else self.local.request
+
+    def _make_requests(self) -> None:
+        """Make what this thread runs images with."""
+        with self.making:
+            request = alone = self.compiled.create_infer_request()
+            if self.alone is not self.compiled:
+                alone = self.alone.create_infer_request()
+        self.local.request, self.local.alone = request, alone
 
     def describe(self) -> dict[str, Any]:
         """Tell what runs."""
@@ -79,4 +103,5 @@ class OpenVinoEngine:
             "precision": "int8",
             "device": "cpu",
             "threads": self.compiled.get_property("INFERENCE_NUM_THREADS"),
+            "threads_alone": self.alone.get_property("INFERENCE_NUM_THREADS"),
         }

@@ -15,11 +15,13 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from joblib import cpu_count
 
 import model
 from classifier import archive
 from classifier.errors import ArchiveError
 from model import EngineError, WeightsError, engine_torch
+from model.engine import for_one
 from model.engine_openvino import SIZES, OpenVinoEngine
 from model.engine_torch import CudaEngine, TorchEngine
 from model.net import Net
@@ -34,6 +36,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FILES = ("weights.safetensors", "weights.lock", "index_to_name.json", *INT8)
+
+
+class Recorder:
+    """Lets a request of OpenVINO infer, and notes of how many images each time."""
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+        self.run: list[int] = []
+
+    def infer(self, inputs: NDArray[np.uint8], **options: bool) -> Any:
+        """Run the images."""
+        self.run.append(len(inputs))
+        return self.request.infer(inputs, **options)
 
 
 @pytest.fixture
@@ -85,13 +100,45 @@ def test_any_number_of_images_makes_a_batch() -> None:
         "precision": "int8",
         "device": "cpu",
         "threads": 1,
+        "threads_alone": 1,
     }
     assert isinstance(classifier.engine, OpenVinoEngine)
     assert not classifier.engine.compiled.get_property("ENABLE_CPU_PINNING")
 
 
+@pytest.mark.parametrize(
+    ("cores", "threads", "expected"),
+    [(1, 1, 1), (2, 1, 2), (64, 1, 2), (64, 8, 8), (2, None, None)],
+)
+def test_an_image_alone_gets_the_core_that_nobody_uses(
+    cores: int, threads: int | None, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    assert for_one(threads) == expected
+
+
+def test_an_image_alone_is_run_by_the_threads_for_one() -> None:
+    engine = model.load("model", "openvino", threads=1, alone=2).engine
+    assert isinstance(engine, OpenVinoEngine)
+    pixels = np.stack([model.decode(image) for image in crops(2)])
+    whole = engine.probabilities(pixels)
+    threads = [
+        each.get_property("INFERENCE_NUM_THREADS") for each in (engine.compiled, engine.alone)
+    ]
+    assert threads == [1, min(2, cpu_count())]
+    alone, shared = Recorder(engine.local.alone), Recorder(engine.local.request)
+    engine.local.alone, engine.local.request = alone, shared
+    first = engine.probabilities(pixels[:1])
+    second = engine.probabilities(pixels[1:])
+    assert (alone.run, shared.run) == ([1, 1], [])
+    found = np.concatenate([first, second])  # what was answered first is not written over
+    assert abs(found - whole).max() < 1e-5
+    engine.probabilities(pixels)
+    assert (alone.run, shared.run) == ([1, 1], [2])
+
+
 def test_no_two_requests_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = model.load("model", "openvino", threads=1).engine
+    engine = model.load("model", "openvino", threads=1, alone=2).engine
     assert isinstance(engine, OpenVinoEngine)
     pixels = np.zeros((1, 32, 32, 3), np.uint8)
     request, making = engine.compiled.create_infer_request(), engine.making
@@ -104,31 +151,27 @@ def test_no_two_requests_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 
     engine.probabilities(pixels)
     monkeypatch.setattr(engine, "compiled", Compiled())
+    monkeypatch.setattr(engine, "alone", Compiled())
     with ThreadPoolExecutor(1) as other:
         other.submit(engine.probabilities, pixels).result()
     engine.probabilities(pixels)  # here one was made when the engine was
-    assert made == [True]
+    assert made == [True, True], "one for an image alone, one for more"
 
 
 def test_batches_of_all_sizes_are_run_in_few(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = model.load("model", "openvino", threads=1).engine
     assert isinstance(engine, OpenVinoEngine)
-    request, run = engine.compiled.create_infer_request(), []
-
-    class Recorder:
-        def infer(self, inputs: NDArray[np.uint8], **options: bool) -> Any:
-            run.append(len(inputs))
-            return request.infer(inputs, **options)
-
-    monkeypatch.setattr(engine.local, "request", Recorder(), raising=False)
+    request = engine.compiled.create_infer_request()
+    recorder = Recorder(request)
+    monkeypatch.setattr(engine.local, "request", recorder)
     pixels = np.stack([model.decode(image) for image in crops(131)])
     whole = request.infer(pixels)[0]
     for count in (0, 1, 16, 17, 63, 131):
         found = engine.probabilities(pixels[:count])
         assert found.shape == (count, 10)
         assert abs(found - whole[:count]).max(initial=0) < 1e-5
-    assert set(run) <= set(SIZES)
-    assert run[-3:] == [64, 64, 3], "as few as can be"
+    assert set(recorder.run) <= set(SIZES)
+    assert recorder.run[-3:] == [64, 64, 3], "as few as can be"
 
 
 def test_a_channel_of_a_wide_range_takes_nothing_from_the_others() -> None:

@@ -158,6 +158,14 @@ def test_describes_itself(server: Deployment) -> None:
     assert described["threads"] == cpu_count(), "the only worker has all cores"
 
 
+def test_workers_of_one_thread_give_an_image_alone_an_idle_core(deployment: Deployment) -> None:
+    deployment.release("1.0", ["1.0"], workers=cpu_count())
+    deployment.start()
+    described = deployment.describe()["customizedMetadata"]
+    assert (described["engine"], described["threads"]) == ("openvino", 1)
+    assert described["threads_alone"] == min(2, cpu_count())
+
+
 def test_the_released_archive_answers_with_integers(server: Deployment) -> None:
     described = server.describe("1.1")["customizedMetadata"]
     assert (described["engine"], described["precision"]) == ("openvino", "int8")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import model
+from model.engine import for_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,10 +22,12 @@ class Engine:
     Args:
         folder: holds what `model.load` reads.
         threads: of the engine.
+        gathers: whether images come in batches, so that one alone may have an idle core.
     """
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        self.classifier = model.load(folder, threads=threads)
+    def __init__(self, folder: Path, threads: int, gathers: bool) -> None:
+        alone = for_one(threads) if gathers else None
+        self.classifier = model.load(folder, threads=threads, alone=alone)
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """Decode an image: uint8 32×32×3."""

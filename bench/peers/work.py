@@ -14,6 +14,7 @@ WORKERS = int(os.environ.get("BENCH_WORKERS", "2"))
 BATCH = int(os.environ.get("BENCH_BATCH", "16"))
 DELAY = int(os.environ.get("BENCH_DELAY", "2"))  # ms
 THREADS = int(os.environ.get("BENCH_THREADS", "1"))
+GATHERS = "BENCH_BATCH" in os.environ
 
 Answer = dict[str, float]
 
@@ -34,7 +35,7 @@ def work() -> Work:
     if os.environ.get("BENCH_KIND", "tutorial") == "engine":
         from bench.peers.engine import Engine
 
-        return Engine(folder, THREADS)
+        return Engine(folder, THREADS, GATHERS)
     from bench.peers.tutorial import Tutorial
 
     return Tutorial(folder)

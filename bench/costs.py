@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import model
-from classifier import archive
+from classifier.archiving import archive
 from handler import answer
 from model import image as preprocessing
 from training.arrivals import encode

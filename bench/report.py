@@ -14,7 +14,7 @@ import matplotlib as mpl
 from joblib import cpu_count
 from matplotlib.figure import Figure
 
-from classifier import java
+from classifier.serving import java
 
 from .page import put, spread, table
 from .servers import PEERS, Ours, untuned

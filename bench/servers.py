@@ -22,11 +22,12 @@ import tomlkit
 import torch
 from joblib import cpu_count
 
-from classifier import archive, config, java, ports, store
+from classifier.archiving import archive, store
 from classifier.errors import ClassifierError
 from classifier.place import Place
 from classifier.process import end, find
-from classifier.server import Server as OurServer
+from classifier.serving import config, java, ports
+from classifier.serving.server import Server as OurServer
 from model.weights import read
 
 from . import images, load

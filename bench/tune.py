@@ -22,10 +22,13 @@ from joblib import cpu_count
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from classifier import archive as archives
-from classifier import atomic, config, pictures, releases, store
+from classifier import atomic
+from classifier.archiving import archive as archives
+from classifier.archiving import store
 from classifier.errors import ClassifierError
 from classifier.place import Place
+from classifier.predicting import pictures
+from classifier.serving import config, releases
 from model.image import ImageError, decode
 
 from . import images, load, page

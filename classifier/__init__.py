@@ -10,8 +10,7 @@
 - The shell: `cli`, `commands`, `ui`. Besides: `stubs` for gRPC, `atomic`, `errors`.
 """
 
-from .bundle import Classifier, load
-from .client import AsyncClient, Client
+from .archiving.bundle import Classifier, load
 from .errors import (
     ArchiveError,
     ClassifierError,
@@ -22,7 +21,8 @@ from .errors import (
     TokenError,
     UnavailableError,
 )
-from .prediction import Found, Picture, Prediction
+from .predicting.client import AsyncClient, Client
+from .predicting.prediction import Found, Picture, Prediction
 
 __all__ = [
     "ArchiveError",

@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from classifier import archive, ports
+from classifier.archiving import archive
+from classifier.serving import ports
 from training import cifar10
 
 from .deployment import Deployment

@@ -17,10 +17,10 @@ import pytest
 import requests
 import yaml
 
-from classifier import config, log, ports
 from classifier.place import Place
 from classifier.process import wait as wait_until_ended
-from classifier.server import Server
+from classifier.serving import config, log, ports
+from classifier.serving.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

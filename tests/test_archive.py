@@ -21,9 +21,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import model
-from classifier import archive, bundle, config, promotion, shadow, warmup
+from classifier.archiving import archive, bundle
+from classifier.archiving.store import check, sha256
 from classifier.errors import ArchiveError, InputError
-from classifier.store import check, sha256
+from classifier.releasing import promotion, shadow
+from classifier.serving import config, warmup
 from handler import classifier_handler, keep
 from model.engine_torch import TorchEngine
 from model.net import Net

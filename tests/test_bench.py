@@ -24,12 +24,13 @@ import bench.__main__ as bench
 from bench import costs, images, load, open_loop, page, report, servers, tune
 from bench.servers import PEERS, PLAIN, SETTINGS, BenchError, Ours, Running, peer
 from bench.tune import Goal, Trial
-from classifier import archive, config, releases
+from classifier.archiving import archive
 from classifier.errors import ArchiveError, InputError, ServerError
 from classifier.place import Place
 from classifier.process import end
-from classifier.releases import Release
-from classifier.server import Server as OurServer
+from classifier.serving import config, releases
+from classifier.serving.releases import Release
+from classifier.serving.server import Server as OurServer
 
 from .images import encode, sample
 
@@ -649,7 +650,7 @@ def test_on_another_machine_each_core_has_a_worker_and_that_is_told(
 
 def test_a_processor_of_another_kind_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "BogoMIPS : 50.00\nFeatures : asimd\n")
-    monkeypatch.setattr("classifier.java.version", lambda _: "25")
+    monkeypatch.setattr("classifier.serving.java.version", lambda _: "25")
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert "cores of aarch64;" in report.machine()
 

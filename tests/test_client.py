@@ -33,7 +33,7 @@ from classifier import (
     TokenError,
     UnavailableError,
 )
-from classifier.prediction import ORIENTATION, to_bytes
+from classifier.predicting.prediction import ORIENTATION, to_bytes
 
 from .images import SAMPLE, crops, encode, sample
 
@@ -308,7 +308,9 @@ def test_other_failures_are_told_at_once(
 def test_asking_again_ends_at_the_deadline(
     scripted: Callable[[Script], Scripted], monkeypatch: pytest.MonkeyPatch, is_async: bool
 ) -> None:
-    monkeypatch.setattr("classifier.asker.SHORTEST", 2.0)  # what the last attempt has at least
+    monkeypatch.setattr(
+        "classifier.predicting.asker.SHORTEST", 2.0
+    )  # what the last attempt has at least
     server = scripted([PASSING["queue full"]] * 1000)
     with pytest.raises(UnavailableError, match=r"no worker .* again within 4 s") as caught:
         ask(server.url, is_async, deadline=4)
@@ -455,7 +457,7 @@ def test_of_a_slow_net_fewer_are_asked_at_once(
         time.sleep(0.02 * len(answer[1].get("predictions", "x")))
         return answer
 
-    monkeypatch.setattr("classifier.asker.IN_GOOD_TIME", 1.0)  # 50 pictures, or fewer
+    monkeypatch.setattr("classifier.predicting.asker.IN_GOOD_TIME", 1.0)  # 50 pictures, or fewer
     server = scripted(slowly)
     found = ask_each(server.url, [b"%d" % number for number in range(40)], is_async)
     assert [one.label for one in found if isinstance(one, Prediction)] == list(map(str, range(40)))
@@ -543,7 +545,7 @@ def test_pictures_that_are_asked_alone_share_the_deadline(
     scripted: Callable[[Script], Scripted], monkeypatch: pytest.MonkeyPatch, is_async: bool
 ) -> None:
     now = itertools.count(step=0.5)  # seconds that go by when somebody looks, or is asked
-    monkeypatch.setattr("classifier.asker.time", mock.Mock(monotonic=lambda: next(now)))
+    monkeypatch.setattr("classifier.predicting.asker.time", mock.Mock(monotonic=lambda: next(now)))
 
     def dies(_: bytes) -> Answer:
         next(now)

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from classifier import archive, log, monitor, pictures
+from classifier.archiving import archive
 from classifier.errors import InputError
-from classifier.outcomes import MOST_GONE
+from classifier.predicting import pictures
+from classifier.predicting.outcomes import MOST_GONE
+from classifier.serving import log, monitor
 
 from .images import SAMPLE, crops
 from .test_client import Scripted, error

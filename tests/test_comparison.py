@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier import comparison, comparison_page
-from classifier import outcomes as told
-from classifier.answered import Answered
-from classifier.comparison import Comparison, Side, Tally
 from classifier.errors import ServerError, UnavailableError
-from classifier.outcomes import Outcome
-from classifier.pictures import Source
-from classifier.prediction import Prediction
-from classifier.promotion import Promotion
-from classifier.releases import Release
+from classifier.predicting import outcomes as told
+from classifier.predicting.outcomes import Outcome
+from classifier.predicting.pictures import Source
+from classifier.predicting.prediction import Prediction
+from classifier.releasing import comparison, comparison_page
+from classifier.releasing.comparison import Comparison, Side, Tally
+from classifier.releasing.promotion import Promotion
+from classifier.serving.answered import Answered
+from classifier.serving.releases import Release
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -26,9 +26,9 @@ import yaml
 from check_jsonschema import main as check
 from click.testing import CliRunner
 
-from classifier import config, releases
 from classifier.process import wait as wait_until_ended
-from classifier.server import START_DEADLINE, STOP_DEADLINE
+from classifier.serving import config, releases
+from classifier.serving.server import START_DEADLINE, STOP_DEADLINE
 
 from .conftest import do_without
 from .deployment import PORTS, on_free_ports

@@ -11,8 +11,9 @@ import psutil
 import pytest
 import requests
 
-from classifier import config, log, store
-from classifier.launch import CONSOLE
+from classifier.archiving import store
+from classifier.serving import config, log
+from classifier.serving.launch import CONSOLE
 from classifier.tokens import Kind
 
 from .deployment import PORTS

@@ -18,7 +18,7 @@ import torch
 from joblib import cpu_count
 
 import model
-from classifier import archive
+from classifier.archiving import archive
 from classifier.errors import ArchiveError
 from model import EngineError, WeightsError, engine_torch
 from model.engine import for_one

@@ -13,11 +13,11 @@ import httpx
 import psutil
 import pytest
 
-from classifier import log, monitor
-from classifier.follow import Follower
-from classifier.foreground import LOG_LINES, _exit_code
 from classifier.process import find, identity
 from classifier.process import wait as wait_until_ended
+from classifier.serving import log, monitor
+from classifier.serving.follow import Follower
+from classifier.serving.foreground import LOG_LINES, _exit_code
 
 from .chaos.load import load_on
 from .test_lifecycle import logs_to

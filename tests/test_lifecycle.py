@@ -23,10 +23,11 @@ import psutil
 import pytest
 import requests
 
-from classifier import archive as archives
-from classifier import config, java, launch, rollout, server, store
+from classifier.archiving import archive as archives
+from classifier.archiving import store
 from classifier.errors import ServerError
 from classifier.process import ended
+from classifier.serving import config, java, launch, rollout, server
 
 from .deployment import Deployment
 from .images import SAMPLE

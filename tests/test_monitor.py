@@ -21,12 +21,12 @@ import yaml
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from classifier import monitor
 from classifier.errors import ServerError
-from classifier.monitor import Reviver
 from classifier.process import end, find
-from classifier.readiness import Readiness
-from classifier.releases import Release
+from classifier.serving import monitor
+from classifier.serving.monitor import Reviver
+from classifier.serving.readiness import Readiness
+from classifier.serving.releases import Release
 
 from .images import SAMPLE, encode
 from .test_lifecycle import classifier, edit
@@ -142,8 +142,8 @@ def test_metrics_are_passed_on(deployment: Deployment) -> None:
 def test_a_worker_that_is_ready_but_answers_nothing_is_noticed(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("classifier.readiness.FRESH", 0.0)
-    monkeypatch.setattr("classifier.readiness.TIMEOUT", 1.0)
+    monkeypatch.setattr("classifier.serving.readiness.FRESH", 0.0)
+    monkeypatch.setattr("classifier.serving.readiness.TIMEOUT", 1.0)
     deployment.start()
     readiness = Readiness(deployment.server)
     wait_for(lambda: not readiness.reasons())  # on busy cores an answer may take longer than 1 s
@@ -162,7 +162,7 @@ def test_a_worker_that_is_ready_but_answers_nothing_is_noticed(
 def test_a_worker_with_a_long_queue_is_ready(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("classifier.readiness.FRESH", 0.0)
+    monkeypatch.setattr("classifier.serving.readiness.FRESH", 0.0)
     releases = deployment.place.releases
     releases.write_text(releases.read_text() + "batch = 1\n")  # so that some end meanwhile
     deployment.start()
@@ -172,7 +172,7 @@ def test_a_worker_with_a_long_queue_is_ready(
     with httpx.Client(limits=many, timeout=300) as client, ThreadPoolExecutor(QUEUE) as pool:
         # Ample for one image, and for workers to tell of it, and too short for the queue.
         quickest = min(_seconds(partial(client.post, url, content=image)) for _ in range(TRIED))
-        monkeypatch.setattr("classifier.readiness.TIMEOUT", max(2.0, 4 * TRIED * quickest))
+        monkeypatch.setattr("classifier.serving.readiness.TIMEOUT", max(2.0, 4 * TRIED * quickest))
         readiness, fresh = Readiness(deployment.server), Readiness(deployment.server)
         wait_for(lambda: not readiness.reasons())
         asked = [pool.submit(client.post, url, content=image) for _ in range(QUEUE)]

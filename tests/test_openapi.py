@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier import listing
+from classifier.releasing import listing
 from classifier.ui import openapi
 
 from .images import SAMPLE

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image, ImageDraw
 
-from classifier import Client, archive
+from classifier import Client
+from classifier.archiving import archive
 from model.image import decode
 from training import data, evaluate, train
 from training.data import DataError

@@ -21,7 +21,8 @@ from torch.nn.functional import cross_entropy
 from torchvision.models import ResNet, resnet18
 from torchvision.transforms.v2.functional import normalize, pil_to_tensor, to_dtype
 
-from classifier import Client, bundle
+from classifier import Client
+from classifier.archiving import bundle
 
 from .deployment import Deployment
 from .images import encode

@@ -22,12 +22,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from classifier import Client, archive, config, history, log, releases, rollout
+from classifier import Client
+from classifier.archiving import archive
 from classifier.errors import ArchiveError, ServerError
-from classifier.management import Worker
 from classifier.place import Place
-from classifier.promotion import Promotion, checks
-from classifier.releases import Release
+from classifier.releasing import history
+from classifier.releasing.promotion import Promotion, checks
+from classifier.serving import config, log, releases, rollout
+from classifier.serving.management import Worker
+from classifier.serving.releases import Release
 
 from .images import SAMPLE, crops
 from .test_lifecycle import classifier, edit, edit_handler
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import classifier.promotion as p
+import classifier.releasing.promotion as p
 from classifier import cli
 
 def die(*_, **__):
@@ -512,7 +515,7 @@ def test_who_goes_back_is_in_a_hurry(
     server.state.changed.return_value = []
     server.management.versions.return_value = {"1.0": 1}
     monkeypatch.setattr(rollout, "scale", lambda *arguments: asked.append(arguments[-1]))
-    monkeypatch.setattr("classifier.promotion.warm_up", lambda *_: None)
+    monkeypatch.setattr("classifier.releasing.promotion.warm_up", lambda *_: None)
     back = Promotion(server, "cifar10", "1.0", [], tell=lambda _: None, action=action)
     back._bring_up(Release("cifar10", "2.0", ("1.0", "2.0"), workers=2), is_new=False)
     assert asked == [enough]

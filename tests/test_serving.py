@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import model
 from classifier import stubs
-from classifier.warmup import warm_up
+from classifier.serving.warmup import warm_up
 from handler.metrics import PERIOD
 
 from . import reference

@@ -17,7 +17,11 @@ from unittest import mock
 import pytest
 import requests
 
-from classifier import Client, archive, config, pictures, process, shadow
+from classifier import Client, process
+from classifier.archiving import archive
+from classifier.predicting import pictures
+from classifier.releasing import shadow
+from classifier.serving import config
 from handler.metrics import PERIOD
 
 from .images import SAMPLE, crops
@@ -312,7 +316,7 @@ def test_a_replay_asks_all_classes_from_the_start(tmp_path: Path) -> None:
             (tmp_path / label / f"{number}.jpg").touch()
     server = mock.Mock()
     server.place.model_store, server.management.default.return_value = tmp_path, "1.0"
-    with mock.patch("classifier.store.labels", return_value=["cat", "dog"]):
+    with mock.patch("classifier.archiving.store.labels", return_value=["cat", "dog"]):
         found = shadow.traffic(server, "pets", "2.0", 0.1, tmp_path, rate=1000)
         assert {source.label for source in itertools.islice(found, 20)} == {"cat", "dog"}
 

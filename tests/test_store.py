@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from classifier import config, releases
-from classifier.archive import MODEL, VERSION
+from classifier.archiving.archive import MODEL, VERSION
+from classifier.archiving.store import check, check_version, find, in_order, labels, versions
 from classifier.errors import ArchiveError, ReleasesError, ServerError
-from classifier.releases import Release
-from classifier.store import check, check_version, find, in_order, labels, versions
+from classifier.serving import config, releases
+from classifier.serving.releases import Release
 
 MODEL_CONFIG = Path("model/model-config.yaml")
 

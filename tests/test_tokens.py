@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
-from classifier import Client, TokenError, config, rollout, tokens
-from classifier.archive import WEIGHTS, build
+from classifier import Client, TokenError, tokens
+from classifier.archiving.archive import WEIGHTS, build
 from classifier.errors import ServerError
-from classifier.server import Server
+from classifier.serving import config, rollout
+from classifier.serving.server import Server
 from classifier.tokens import Kind
 
 from .images import SAMPLE

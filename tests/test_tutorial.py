@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from classifier.place import Place
-from classifier.server import Server
+from classifier.serving.server import Server
 from training import cifar10
 
 from .deployment import on_free_ports

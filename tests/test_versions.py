@@ -11,11 +11,11 @@ import requests
 import torch
 from safetensors.torch import load_file
 
-from classifier import archive
+from classifier.archiving import archive
 from classifier.errors import ServerError
-from classifier.management import Management, differences
 from classifier.process import wait as wait_until_ended
-from classifier.releases import Release
+from classifier.serving.management import Management, differences
+from classifier.serving.releases import Release
 
 from .images import SAMPLE
 

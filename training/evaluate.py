@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from classifier import Client, bundle, releases, store
-from classifier import archive as archives
+from classifier import Client
+from classifier.archiving import archive as archives
+from classifier.archiving import bundle, store
 from classifier.errors import ClassifierError, PredictionError
 from classifier.place import Place
+from classifier.serving import releases
 
 from .arrivals import ARRIVALS, arrive, encode
 from .data import DataError, Images, load

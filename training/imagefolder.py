@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from classifier.pictures import is_hidden
+from classifier.predicting.pictures import is_hidden
 from model.image import SHAPE, ImageError, decode
 
 from .data import NONE, DataError, Dataset, Images

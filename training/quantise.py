@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier import archive, bundle
+from classifier.archiving import archive, bundle
 from classifier.errors import ArchiveError
 from model import LabelsError, WeightsError
 from model.classifier import read_labels

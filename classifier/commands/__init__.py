@@ -12,15 +12,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .. import comparison
-from ..comparison_page import page
 from ..errors import ReleasesError, ServerError
-from ..server import Server
+from ..releasing import comparison
+from ..releasing.comparison_page import page
+from ..serving.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ..comparison import Comparison
+    from ..releasing.comparison import Comparison
 
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 

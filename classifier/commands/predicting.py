@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from tqdm import tqdm
 
-from .. import archive, bundle, comparison, outcomes, pictures, releases, store
-from ..asker import DEADLINE
-from ..client import Client
+from ..archiving import archive, bundle, store
 from ..errors import PredictionError, ServerError
-from ..server import Server
+from ..predicting import outcomes, pictures
+from ..predicting.asker import DEADLINE
+from ..predicting.client import Client
+from ..releasing import comparison
+from ..serving import releases
+from ..serving.server import Server
 from . import AsJson, Html, show_comparison
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ..outcomes import Outcome, Predict, PredictEach
     from ..place import Place
+    from ..predicting.outcomes import Outcome, Predict, PredictEach
 
 REFERENCE = re.compile(r"[A-Za-z][\w-]*(:[\w.]+)?")
 """A model, and perhaps a version: cifar10, cifar10:2.0, cifar10:latest."""

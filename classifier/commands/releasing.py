@@ -14,11 +14,13 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from .. import history as histories
-from .. import listing, process, promotion, store
-from .. import shadow as shadows
+from .. import process
+from ..archiving import store
 from ..errors import ServerError
-from ..server import Server
+from ..releasing import history as histories
+from ..releasing import listing, promotion
+from ..releasing import shadow as shadows
+from ..serving.server import Server
 from . import AsJson, Html, running, show_comparison, show_table
 
 Model = Annotated[str, typer.Option(help="Whose default changes; the first of releases.toml.")]

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import archive as archives
-from .. import foreground as in_foreground
-from .. import log, monitor
+from ..archiving import archive as archives
+from ..archiving.store import sha256
 from ..errors import ClassifierError, ServerError
 from ..place import Place
-from ..rehearsal import rehearse as rehearse_start
-from ..server import Server
-from ..store import sha256
+from ..serving import foreground as in_foreground
+from ..serving import log, monitor
+from ..serving.rehearsal import rehearse as rehearse_start
+from ..serving.server import Server
 from ..tokens import Kind
 from . import AsJson, placed, running
 

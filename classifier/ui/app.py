@@ -29,8 +29,9 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from .. import listing, pictures
 from ..errors import ClassifierError, InputError
+from ..predicting import pictures
+from ..releasing import listing
 from . import openapi
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from ..pictures import Source
-    from ..server import Server
+    from ..predicting.pictures import Source
+    from ..serving.server import Server
 
 STATIC = Path(__file__).with_name("static")
 SAMPLES = Path("samples")

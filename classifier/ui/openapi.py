@@ -13,12 +13,12 @@ from PIL import Image
 
 from model.image import SIZE
 
-from .. import store
+from ..archiving import store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..listing import Served
+    from ..releasing.listing import Served
 
 DESCRIPTION = Path(__file__).with_name("openapi.yaml")
 EXAMPLE_SIDE = 48

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from classifier import archive
+from classifier.archiving import archive
 
 from ..deployment import Deployment
 from .report import write

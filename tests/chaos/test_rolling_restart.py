@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from classifier import ports
+from classifier.serving import ports
 
 from ..conftest import do_without
 from ..deployment import Deployment

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from classifier import archive, config, rollout
+from classifier.archiving import archive
+from classifier.serving import config, rollout
 
 from .load import assert_all_right, load_on
 

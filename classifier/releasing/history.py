@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from . import atomic
-from .errors import ReleasesError
+from .. import atomic
+from ..errors import ReleasesError
 
 if TYPE_CHECKING:
     from pathlib import Path

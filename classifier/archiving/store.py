@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.version import InvalidVersion, Version
 
-from .errors import ArchiveError
+from ..errors import ArchiveError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

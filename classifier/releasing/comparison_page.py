@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..predicting.pictures import Source
+from ..predicting.prediction import orientation
 from .comparison import changes, table
-from .pictures import Source
-from .prediction import orientation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..predicting.prediction import Prediction
     from .comparison import Comparison, Difference
-    from .prediction import Prediction
 
 MOST = 200
 """Pictures that are shown at most."""

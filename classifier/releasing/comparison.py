@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import PredictionError, UnavailableError
-from .outcomes import Outcome, one_by_one
+from ..errors import PredictionError, UnavailableError
+from ..predicting.outcomes import Outcome, one_by_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .outcomes import Predict
-    from .pictures import Source
-    from .prediction import Prediction
+    from ..predicting.outcomes import Predict
+    from ..predicting.pictures import Source
+    from ..predicting.prediction import Prediction
 
 
 @dataclass(frozen=True)

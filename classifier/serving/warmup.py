@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from .errors import ServerError
+from ..errors import ServerError
 
 CONNECTIONS = 32
 HEADERS = {"Content-Type": "application/octet-stream", "X-Warm-Up": "1"}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from . import store
-from .errors import InputError
+from ..archiving import store
+from ..errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -31,9 +31,11 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from . import config, journal, process
-from .errors import ClassifierError, ServerError
-from .place import Place
+from .. import process
+from ..errors import ClassifierError, ServerError
+from ..place import Place
+from ..releasing import journal
+from . import config
 from .readiness import Readiness
 from .server import Server
 

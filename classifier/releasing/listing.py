@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from . import history, store
-from .errors import ClassifierError
+from ..archiving import store
+from ..errors import ClassifierError
+from . import history
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .server import Server
+    from ..serving.server import Server
 
 NOBODY = (None, None)
 """The workers of a version that is not served."""

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from . import log, store
-from .errors import ServerError
+from ..archiving import store
+from ..errors import ServerError
+from . import log
 
 if TYPE_CHECKING:
     from .config import Sizes

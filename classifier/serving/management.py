@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import tenacity
 
+from ..errors import ServerError, error_of
+from ..tokens import TokenAuth
 from . import config
-from .errors import ServerError, error_of
-from .tokens import TokenAuth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Sequence

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import tomlkit
 
-from . import atomic
-from .errors import ArchiveError, ReleasesError
-from .store import check_version
+from .. import atomic
+from ..archiving.store import check_version
+from ..errors import ArchiveError, ReleasesError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,20 +20,23 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from . import config, journal, outcomes, pictures, process, rollout
-from .asker import CONNECTIONS, fail_at_once
+from .. import process
+from ..errors import ClassifierError, InputError, ServerError
+from ..predicting import outcomes, pictures
+from ..predicting.asker import CONNECTIONS, fail_at_once
+from ..predicting.pictures import Source
+from ..serving import config, rollout
+from . import journal
 from .comparison import Tally
-from .errors import ClassifierError, InputError, ServerError
-from .pictures import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from .client import Client
+    from ..predicting.client import Client
+    from ..predicting.outcomes import Outcome
+    from ..serving.server import Server
     from .comparison import Comparison
-    from .outcomes import Outcome
-    from .server import Server
 
     Pair = tuple[Outcome, Outcome]
 

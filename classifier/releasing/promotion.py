@@ -20,30 +20,23 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from . import (
-    answered,
-    comparison,
-    config,
-    history,
-    journal,
-    pictures,
-    releases,
-    rollout,
-    store,
-)
-from .answered import Answered
-from .asker import fail_at_once
-from .errors import ArchiveError, ClassifierError, InputError, ServerError
-from .warmup import warm_up
+from ..archiving import store
+from ..errors import ArchiveError, ClassifierError, InputError, ServerError
+from ..predicting import pictures
+from ..predicting.asker import fail_at_once
+from ..serving import answered, config, releases, rollout
+from ..serving.answered import Answered
+from ..serving.warmup import warm_up
+from . import comparison, history, journal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .client import Client
+    from ..predicting.client import Client
+    from ..predicting.pictures import Source
+    from ..serving.releases import Release
+    from ..serving.server import Server
     from .comparison import Comparison
-    from .pictures import Source
-    from .releases import Release
-    from .server import Server
 
 CHECKS = Path("samples")
 """Pictures that each version is asked where no data is given."""

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, NoReturn
 import httpx
 import tenacity
 
-from .errors import (
+from ..errors import (
     ClassifierError,
     InputError,
     PredictionError,
@@ -43,8 +43,8 @@ from .errors import (
     UnavailableError,
     error_of,
 )
+from ..tokens import TokenAuth, is_refused
 from .prediction import Prediction
-from .tokens import TokenAuth, is_refused
 
 if TYPE_CHECKING:
     import ssl

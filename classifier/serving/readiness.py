@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from ..errors import ClassifierError, ServerError
 from . import answered, config
-from .errors import ClassifierError, ServerError
 from .warmup import HEADERS, blank
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..errors import InputError, PredictionError, UnavailableError
+from ..parallel import in_order
 from .asker import CONNECTIONS
-from .errors import InputError, PredictionError, UnavailableError
-from .parallel import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence

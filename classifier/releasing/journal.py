@@ -8,15 +8,17 @@ import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import atomic, history, process, releases, rollout
-from .errors import ClassifierError
+from .. import atomic, process
+from ..errors import ClassifierError
+from ..serving import releases, rollout
+from . import history
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from .place import Place
-    from .server import Server
+    from ..place import Place
+    from ..serving.server import Server
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import atomic, process
+from .. import atomic, process
 
 
 class State:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Self, overload
 import httpx
 import tenacity
 
+from ..errors import PredictionError, TokenError
+from ..parallel import in_order
 from .asker import (
     AT_ONCE,
     DEADLINE,
@@ -31,8 +33,6 @@ from .asker import (
     images_of,
     merge,
 )
-from .errors import PredictionError, TokenError
-from .parallel import in_order
 from .prediction import Prediction, prediction_of, to_bytes, to_input
 
 if TYPE_CHECKING:

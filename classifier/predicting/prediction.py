@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import InputError, PredictionError
+from ..errors import InputError, PredictionError
 
 
 @runtime_checkable

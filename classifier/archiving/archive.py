@@ -17,8 +17,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from . import atomic, bundle, store
-from .errors import ArchiveError
+from .. import atomic
+from ..errors import ArchiveError
+from . import bundle, store
 
 TRAVELS = (
     "handler/__init__.py",

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ..errors import ServerError
 from . import config, java
-from .errors import ServerError
 from .releases import copy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..place import Place
     from .config import Properties
-    from .place import Place
     from .releases import Release
 
 LONGEST_TEMPORARY_ROOT = 107 - len("/torchserve-12345678/.ts.sock.12345")

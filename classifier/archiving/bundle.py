@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import yaml
 
+from ..errors import ArchiveError, InputError
+from ..parallel import batched, in_order
+from ..place import Place
+from ..predicting.prediction import Prediction, prediction_of, to_bytes
 from . import store
-from .errors import ArchiveError, InputError
-from .parallel import batched, in_order
-from .place import Place
-from .prediction import Prediction, prediction_of, to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .prediction import Found, Picture
+    from ..predicting.prediction import Found, Picture
 
     P = TypeVar("P", bound=Picture)
 

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 import yaml
 from joblib import cpu_count
 
-from . import java, store
-from .errors import ServerError
+from ..archiving import store
+from ..errors import ServerError
+from . import java
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

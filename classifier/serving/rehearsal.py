@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import ServerError
 from . import config, java, ports
-from .errors import ServerError
 from .launch import CONSOLE
 from .server import Server
 
 if TYPE_CHECKING:
-    from .place import Place
+    from ..place import Place
 
 SECONDS = 5.0
 """For how long each number of connections asks, after the warm-up of every start."""

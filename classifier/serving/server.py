@@ -12,24 +12,14 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from . import (
-    archive,
-    atomic,
-    config,
-    history,
-    launch,
-    log,
-    management,
-    process,
-    releases,
-    rollout,
-    store,
-    tokens,
-)
-from .client import Client
-from .errors import ArchiveError, ClassifierError, ReleasesError, ServerError
+from .. import atomic, process, tokens
+from ..archiving import archive, store
+from ..errors import ArchiveError, ClassifierError, ReleasesError, ServerError
+from ..predicting.client import Client
+from ..releasing import history
+from ..tokens import Kind, TokenAuth
+from . import config, launch, log, management, releases, rollout
 from .state import State
-from .tokens import Kind, TokenAuth
 from .warmup import CONNECTIONS, warm_up
 
 if TYPE_CHECKING:
@@ -37,7 +27,7 @@ if TYPE_CHECKING:
 
     import psutil
 
-    from .place import Place
+    from ..place import Place
     from .releases import Release
 
 START_DEADLINE = 180.0  # seconds until every worker must be READY

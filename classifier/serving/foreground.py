@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from . import log, monitor, process
-from .errors import ServerError
+from .. import process
+from ..errors import ServerError
+from . import log, monitor
 from .follow import Follower
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Archives: built, kept in the model store, and loaded without a server."""

@@ -1,0 +1,1 @@
+"""TorchServe: configured, started, watched over, and stopped; which versions it serves."""

@@ -219,7 +219,7 @@ def test_what_it_adopts_leaves_no_zombie() -> None:
     """As a container's first process it is the parent of what nobody else takes leave of."""
     orphaning = """
 import subprocess, time
-from classifier import foreground
+from classifier.serving import foreground
 
 foreground._adopt_orphans()
 orphan = subprocess.run(["sh", "-c", "(sleep 0.2; exit 7) & echo $!"], capture_output=True).stdout

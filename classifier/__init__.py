@@ -1,13 +1,13 @@
 """The user's tool: build archives, serve them on TorchServe, and use them in Python.
 
-- In Python: `client`, `asker` and `tokens` for a server's answers, `bundle` for an archive's own;
-  `prediction`, `pictures`, `outcomes` and `parallel` for what goes in and comes out.
-- Archives: `archive`, `store`; `releases` and `history` say which are served, and which were.
-- A server: `server`, `state`, `launch`, `config`, `ports`, `java`, `place`, `process`, `log`,
-  `warmup`, `rehearsal`, `answered`; `monitor`, `readiness`, `foreground` and `follow` watch it.
-- Releasing: `management`, `rollout`, `promotion`, `journal`, `shadow`, `comparison`,
-  `comparison_page`, `listing`.
-- The shell: `cli`, `commands`, `ui`. Besides: `stubs` for gRPC, `atomic`, `errors`.
+- `archiving` builds archives, keeps them in the store, and loads them without a server.
+- `predicting` asks a server: the clients, what they take, and what they give.
+- `serving` runs TorchServe and watches over it; which versions it serves, and has served.
+- `releasing` brings up new versions: compared, shadowed, promoted, and rolled back.
+- The shell: `cli`, `commands`, `ui`. For all rooms: `errors`, `place`, `process`, `parallel`,
+  `atomic`, `tokens`. Besides: `stubs`, for gRPC.
+
+`releasing` imports from `serving`, and that from the first two; never the other way round.
 """
 
 from .archiving.bundle import Classifier, load

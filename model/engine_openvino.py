@@ -91,10 +91,8 @@ class OpenVinoEngine:
     def _make_requests(self) -> None:
         """Make what this thread runs images with."""
         with self.making:
-            request = alone = self.compiled.create_infer_request()
-            if self.alone is not self.compiled:
-                alone = self.alone.create_infer_request()
-        self.local.request, self.local.alone = request, alone
+            self.local.alone = self.alone.create_infer_request()
+            self.local.request = self.compiled.create_infer_request()
 
     def describe(self) -> dict[str, Any]:
         """Tell what runs."""

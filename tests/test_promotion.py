@@ -26,9 +26,8 @@ from classifier import Client
 from classifier.archiving import archive
 from classifier.errors import ArchiveError, ServerError
 from classifier.place import Place
-from classifier.releasing import history
 from classifier.releasing.promotion import Promotion, checks
-from classifier.serving import config, log, releases, rollout
+from classifier.serving import config, history, log, releases, rollout
 from classifier.serving.management import Worker
 from classifier.serving.releases import Release
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from classifier.errors import ReleasesError
-from classifier.releasing import history
-from classifier.serving import releases
+from classifier.serving import history, releases
 from classifier.serving.state import State
 
 if TYPE_CHECKING:

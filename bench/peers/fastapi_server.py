@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from bench.peers.work import PORT, WORKERS, Answer, work
 
 app = FastAPI()
-classifier = work()
+classifier = work(gathers=False)
 
 
 def classify(data: bytes) -> Answer:

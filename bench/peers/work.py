@@ -14,7 +14,6 @@ WORKERS = int(os.environ.get("BENCH_WORKERS", "2"))
 BATCH = int(os.environ.get("BENCH_BATCH", "16"))
 DELAY = int(os.environ.get("BENCH_DELAY", "2"))  # ms
 THREADS = int(os.environ.get("BENCH_THREADS", "1"))
-GATHERS = "BENCH_BATCH" in os.environ
 
 Answer = dict[str, float]
 
@@ -29,13 +28,17 @@ class Work(Protocol):
         """Classify what was decoded; return the five likeliest labels of each."""
 
 
-def work() -> Work:
-    """Return what BENCH_KIND asks for, and import nothing of the other: torch takes memory."""
+def work(gathers: bool = True) -> Work:
+    """Return what BENCH_KIND asks for, and import nothing of the other: torch takes memory.
+
+    Args:
+        gathers: whether the server makes batches of what comes.
+    """
     folder = Path("model")
     if os.environ.get("BENCH_KIND", "tutorial") == "engine":
         from bench.peers.engine import Engine
 
-        return Engine(folder, THREADS, GATHERS)
+        return Engine(folder, THREADS, gathers)
     from bench.peers.tutorial import Tutorial
 
     return Tutorial(folder)

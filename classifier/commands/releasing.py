@@ -17,9 +17,9 @@ from tqdm import tqdm
 from .. import process
 from ..archiving import store
 from ..errors import ServerError
-from ..releasing import history as histories
 from ..releasing import listing, promotion
 from ..releasing import shadow as shadows
+from ..serving import history as histories
 from ..serving.server import Server
 from . import AsJson, Html, running, show_comparison, show_table
 

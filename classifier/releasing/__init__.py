@@ -1,1 +1,1 @@
-"""New versions: compared, shadowed, promoted and rolled back, and what is noted of that."""
+"""New versions: compared, shadowed, promoted and rolled back."""

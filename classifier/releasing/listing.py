@@ -10,7 +10,7 @@ import httpx
 
 from ..archiving import store
 from ..errors import ClassifierError
-from . import history
+from ..serving import history
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -24,10 +24,10 @@ from ..archiving import store
 from ..errors import ArchiveError, ClassifierError, InputError, ServerError
 from ..predicting import pictures
 from ..predicting.asker import fail_at_once
-from ..serving import answered, config, releases, rollout
+from ..serving import answered, config, history, journal, releases, rollout
 from ..serving.answered import Answered
 from ..serving.warmup import warm_up
-from . import comparison, history, journal
+from . import comparison
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,8 +25,7 @@ from ..errors import ClassifierError, InputError, ServerError
 from ..predicting import outcomes, pictures
 from ..predicting.asker import CONNECTIONS, fail_at_once
 from ..predicting.pictures import Source
-from ..serving import config, rollout
-from . import journal
+from ..serving import config, journal, rollout
 from .comparison import Tally
 
 if TYPE_CHECKING:

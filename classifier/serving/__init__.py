@@ -1,1 +1,1 @@
-"""TorchServe: configured, started, watched over, and stopped; which versions it serves."""
+"""TorchServe: configured, started, watched over and stopped; which versions it serves, and did."""

@@ -34,8 +34,7 @@ import httpx
 from .. import process
 from ..errors import ClassifierError, ServerError
 from ..place import Place
-from ..releasing import journal
-from . import config
+from . import config, journal
 from .readiness import Readiness
 from .server import Server
 

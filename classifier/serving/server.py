@@ -16,9 +16,8 @@ from .. import atomic, process, tokens
 from ..archiving import archive, store
 from ..errors import ArchiveError, ClassifierError, ReleasesError, ServerError
 from ..predicting.client import Client
-from ..releasing import history
 from ..tokens import Kind, TokenAuth
-from . import config, launch, log, management, releases, rollout
+from . import config, history, launch, log, management, releases, rollout
 from .state import State
 from .warmup import CONNECTIONS, warm_up
 

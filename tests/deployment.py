@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 import requests
-import yaml
 
 from classifier.place import Place
 from classifier.process import wait as wait_until_ended
@@ -43,7 +42,7 @@ class Deployment:
         batch_delay: ms that a batch waits for more; a long one makes requests share batches.
     """
 
-    def __init__(self, folder: Path, batch_delay: int | None = None) -> None:
+    def __init__(self, folder: Path, batch_delay: int = 0) -> None:
         self.place = Place(
             run=folder / "run",
             model_store=folder / "model_store",
@@ -54,10 +53,8 @@ class Deployment:
         )
         self.place.model_store.mkdir(parents=True)
         self.place.config.write_text(on_free_ports(Path("config.properties").read_text()))
-        settings = yaml.safe_load(Path("model/model-config.yaml").read_text())
-        if batch_delay is not None:
-            settings["maxBatchDelay"] = batch_delay
-        self.place.model_config.write_text(yaml.safe_dump(settings))
+        shutil.copy("model/model-config.yaml", self.place.model_config)
+        self.batch_delay = batch_delay
         self.release("1.0", ["1.0"])
 
     @property
@@ -93,6 +90,7 @@ class Deployment:
         """Write releases.toml."""
         self.place.releases.write_text(
             f'[{model}]\ndefault = "{default}"\nversions = {versions}\nworkers = {workers}\n'
+            f"delay = {self.batch_delay}\n"
         )
 
     def configure(self, path: Path) -> None:

@@ -87,16 +87,8 @@ def test_workers_on_a_gpu_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(way["threads"] for way in tune.splits(1))
 
 
-THROUGHPUT = Goal()
-
-
-def varied(name: str, key: str, goal: Goal = THROUGHPUT) -> list[int]:
-    return [size[key] for stage in tune.stages(name, 2, goal) for size in stage if key in size]
-
-
-def test_only_for_latency_alone_a_batch_of_ours_waits_for_nothing() -> None:
-    assert varied(Ours.name, "delay", Goal(latency=True)) == [0, 1, 2, 5]
-    assert varied(Ours.name, "delay") == [1, 2, 5]
+def varied(name: str, key: str) -> list[int]:
+    return [size[key] for stage in tune.stages(name, 2) for size in stage if key in size]
 
 
 def test_what_a_peer_does_not_read_is_neither_varied_nor_kept() -> None:
@@ -109,8 +101,11 @@ def test_what_a_peer_does_not_read_is_neither_varied_nor_kept() -> None:
         assert [key for key in ("batch", "delay") if varied(name, key)] == read
         assert tuple(kept[name]) == software.reads
         assert tuple(peer(name, "engine", PLAIN).settings) == software.reads
-    assert varied("LitServe", "delay") == varied("Ray Serve", "delay") == [0, 1, 2, 5]
+    for name in (Ours.name, "LitServe", "Ray Serve"):
+        assert varied(name, "delay") == [0, 1, 2, 5]
+        assert tune.begin(name)["delay"] == 0
     assert varied("mosec", "delay") == [1, 2, 5], "with 0 it waits for 10 ms"
+    assert tune.begin("mosec")["delay"] == 1
 
 
 @dataclass

@@ -207,10 +207,10 @@ def test_what_listens_everywhere_is_asked_on_loopback() -> None:
 
 
 def test_what_releases_say_of_sizes_is_served() -> None:
-    release = Release("cifar10", "1.0", ("1.0",), workers=3, threads=4, batch=5, delay=0)
-    assert config.sizes(release, MODEL_CONFIG) == config.Sizes(3, 4, 5, 0)
+    release = Release("cifar10", "1.0", ("1.0",), workers=3, threads=4, batch=5, delay=6)
+    assert config.sizes(release, MODEL_CONFIG) == config.Sizes(3, 4, 5, 6)
     text = config.generate({}, [release], Path("/store"), MODEL_CONFIG, Path("run"))
-    assert '"batchSize": 5, "maxBatchDelay": 0' in text
+    assert '"batchSize": 5, "maxBatchDelay": 6' in text
     assert config.threads([release], MODEL_CONFIG) == {"CLASSIFIER_THREADS": '{"cifar10": 4}'}
 
 
@@ -244,7 +244,7 @@ def test_sizes_fit_the_machine(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     settings = yaml.safe_load(MODEL_CONFIG.read_text())
     assert config.sizes(Release("cifar10", "1.0", ("1.0",)), MODEL_CONFIG) == config.Sizes(
-        workers, threads, settings["batchSize"], settings["maxBatchDelay"]
+        workers, threads, settings["batchSize"], 0
     )
 
 
@@ -252,8 +252,9 @@ def test_the_static_configuration_repeats_the_model_s_batching() -> None:
     static = config.read(Path("config.properties"))
     (served,) = json.loads(static["model_snapshot"])["models"]["cifar10"].values()
     settings = yaml.safe_load(MODEL_CONFIG.read_text())
-    for key in ("batchSize", "maxBatchDelay", "responseTimeout"):
+    for key in ("batchSize", "responseTimeout"):
         assert served[key] == settings[key]
+    assert served["maxBatchDelay"] == Release("cifar10", "1.0", ("1.0",)).delay
 
 
 def test_the_model_s_configuration_sets_no_workers() -> None:
@@ -305,7 +306,9 @@ def test_a_models_configuration_without_its_numbers_is_told(tmp_path: Path, text
     path = tmp_path / "model-config.yaml"
     path.write_text(text)
     release = Release("cifar10", "1.0", ("1.0",))
-    with pytest.raises(ServerError, match="must give a number to each of batchSize, maxBatchDelay"):
+    with pytest.raises(
+        ServerError, match="must give a number to each of batchSize, responseTimeout"
+    ):
         config.sizes(release, path)
 
 

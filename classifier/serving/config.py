@@ -48,7 +48,7 @@ another one. vmargs names the file of log4j. They are named from there, not from
 TorchServe splits vmargs at spaces, and Java reads letters in the path of a folder as Latin-1. What
 `java.options` adds is named from the folder of TorchServe already."""
 
-NUMBERS = ("batchSize", "maxBatchDelay", "responseTimeout")
+NUMBERS = ("batchSize", "responseTimeout")
 """Settings of model-config.yaml that are told to TorchServe for each version."""
 
 MOST_WORKERS = 8
@@ -147,7 +147,7 @@ class Sizes:
         workers: of each version.
         threads: of each worker, on a CPU.
         batch: requests that a worker answers at once, at most.
-        delay: ms that a batch waits for more requests.
+        delay: ms that a batch waits for more requests than have come.
     """
 
     workers: int
@@ -160,7 +160,7 @@ def sizes(release: Release, model_config: Path) -> Sizes:
     """Return what releases.toml says, and else what fits the machine.
 
     Workers and threads together are as many as cores, so that none is idle or fought over; of
-    the cores, those count that this process, or its container, may use. Batch and delay are
+    the cores, those count that this process, or its container, may use. The batch is
     model-config.yaml's.
     """
     settings = _settings(model_config)
@@ -168,7 +168,7 @@ def sizes(release: Release, model_config: Path) -> Sizes:
         workers=workers(release),
         threads=release.threads or max(1, cpu_count() // workers(release)),
         batch=release.batch or settings["batchSize"],
-        delay=settings["maxBatchDelay"] if release.delay is None else release.delay,
+        delay=release.delay,
     )
 
 

@@ -30,8 +30,8 @@ class Release:
     """Threads of each worker, on a CPU."""
     batch: int | None = None
     """Requests that a worker answers at once, at most."""
-    delay: int | None = None
-    """Milliseconds that a batch waits for more requests."""
+    delay: int = 0
+    """Milliseconds that a batch waits for more requests than have come."""
     keep: float | None = None
     """The share of requests whose pictures are kept for `classifier shadow`, in (0, 1]."""
 
@@ -39,7 +39,7 @@ class Release:
 NUMBERS = {"workers": 1, "threads": 1, "batch": 1, "delay": 0}
 """Settings of a release that are whole numbers, with the least each may be.
 
-Where one is absent, `config.sizes` makes something of the machine.
+Where one is absent, `config.sizes` makes something of the machine; the delay is 0 then.
 """
 
 

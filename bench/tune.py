@@ -48,7 +48,7 @@ MOST_WORKERS = 16
 BATCHES = (8, 16, 32, 64)
 DELAYS = (0, 1, 2, 5)
 BEGIN = {"workers": 1, "threads": 1, "batch": 16, "delay": 0}
-"""What is kept of each until it is varied itself; a delay that is of no use is not."""
+"""What is kept of each until it is varied itself; the delay is never less than is of use."""
 OUT = Path("run/tune")
 
 Sizes = dict[str, int]

@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +152,17 @@ class Deployment:
         """Ask for a prediction, as curl -T does."""
         path = f"/predictions/cifar10/{version}".rstrip("/")
         return requests.put(self.inference + path, data=image, timeout=60, **arguments)
+
+    def predict_together(self, images: list[bytes]) -> list[requests.Response]:
+        """Ask for predictions at the same time."""
+        start = threading.Barrier(len(images))
+
+        def ask(image: bytes) -> requests.Response:
+            start.wait(60)
+            return self.predict(image)
+
+        with ThreadPoolExecutor(len(images)) as pool:
+            return list(pool.map(ask, images))
 
     def describe(self, version: str = "1.0") -> dict[str, Any]:
         """Return what the handler says of itself."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
-from classifier.errors import ServerError
 from classifier.serving import mend
 
 from .images import crops
@@ -38,16 +35,9 @@ def jar_with(code: bytes, folder: Path) -> Path:
 
 def test_with_no_delay_a_batch_holds_all_that_have_come(deployment: Deployment) -> None:
     deployment.start()
-    images = list(crops(64))
-    begin = threading.Barrier(len(images))
-
-    def ask(image: bytes) -> int:
-        begin.wait(60)
-        return int(deployment.predict(image).headers["X-Batch-Size"])
-
     assert deployment.describe("1.0")["maxBatchDelay"] == 0
-    with ThreadPoolExecutor(len(images)) as pool:
-        sizes = list(pool.map(ask, images))
+    answers = deployment.predict_together(list(crops(64)))
+    sizes = [int(answer.headers["X-Batch-Size"]) for answer in answers]
     assert max(sizes) > 2, "as its makers left it, TorchServe gathers two requests at most"
 
 
@@ -71,6 +61,6 @@ def test_one_class_of_the_jar_is_mended_and_the_rest_stays(tmp_path: Path) -> No
 def test_the_jar_of_another_torchserve_stays_as_it_is(code: bytes, tmp_path: Path) -> None:
     path = jar_with(code, tmp_path)
     before = path.read_bytes()
-    with pytest.raises(ServerError, match=r"not the jar of TorchServe 0.12.0.* Set delay = 1"):
+    with pytest.raises(mend.MendError, match=r"not the jar of TorchServe 0.12.0.* Set delay = 1"):
         mend.mend(path)
     assert path.read_bytes() == before

@@ -36,18 +36,6 @@ def server(shared_deployment: Deployment) -> Deployment:
     return shared_deployment
 
 
-def together(server: Deployment, images: list[bytes]) -> list[requests.Response]:
-    """Send requests at the same time."""
-    start = threading.Barrier(len(images))
-
-    def ask(image: bytes) -> requests.Response:
-        start.wait(60)
-        return server.predict(image)
-
-    with ThreadPoolExecutor(len(images)) as pool:
-        return list(pool.map(ask, images))
-
-
 def assert_is_error(answer: requests.Response, message: str, code: int = 400) -> None:
     assert answer.status_code == code
     assert answer.headers["content-type"] == "application/json"
@@ -94,7 +82,7 @@ def test_agrees_with_the_reference_on_test_images(server: Deployment, test_image
 def test_a_bad_image_fails_alone_in_a_batch_that_it_shares(server: Deployment) -> None:
     images = list(crops(32))
     images[17] = b"no image"
-    answers = together(server, images)
+    answers = server.predict_together(images)
     sizes = [int(answer.headers["X-Batch-Size"]) for answer in answers]
     assert sizes[17] > 1, "the bad image was alone in its batch"
     assert sum(1 / size for size in sizes) <= 16, "fewer than two requests a batch"

@@ -7,19 +7,20 @@ leaves off when the queue is empty: a delay of 0 gathers what has come, and wait
 
 TorchServe is maintained no more, so this can't be mended there. It is one comparison in a Java
 class, of which four bytes are changed in the environment's jar; no other class is touched.
+
+It needs the standard library alone: the Containerfile runs it where nothing else of ours is yet, in
+the layer that changes least.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import io
+import shutil
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
-
-from .. import atomic
-from ..errors import ServerError
 
 CLASS = "org/pytorch/serve/wlm/Model.class"
 RELEASED = "7c5523f1fe77fe79aa32665469e17725e70518692abcf4987989ef72f10d4cff"
@@ -31,16 +32,20 @@ AFTER = bytes.fromhex("04 00 00 00")  # iconst_1, nop, nop, nop: as if there was
 nothing, and where it finds nothing the batch is as large as it will be."""
 
 
+class MendError(RuntimeError):
+    """TorchServe can't be mended; the message says why."""
+
+
 def jar() -> Path:
     """Return TorchServe's jar in this environment.
 
     Raises:
-        ServerError: there is no TorchServe.
+        MendError: there is no TorchServe.
     """
     found = importlib.util.find_spec("ts")
     path = found and found.origin and Path(found.origin).parent / "frontend" / "model-server.jar"
     if not path or not path.is_file():
-        raise ServerError("there is no TorchServe in this environment: pip install torchserve")
+        raise MendError("there is no TorchServe in this environment: pip install torchserve")
     return path
 
 
@@ -51,7 +56,7 @@ def mend(path: Path) -> bool:
         path: of TorchServe's jar. It is written at one stroke.
 
     Raises:
-        ServerError: the jar is that of another TorchServe; it stays as it is.
+        MendError: the jar is that of another TorchServe; it stays as it is.
         OSError: it can't be written.
     """
     with zipfile.ZipFile(path) as found:
@@ -59,17 +64,20 @@ def mend(path: Path) -> bool:
         if _digest(code) == MENDED:
             return False
         if _digest(code) != RELEASED:
-            raise ServerError(
+            raise MendError(
                 f"{path} is not the jar of TorchServe 0.12.0, so it stays as it is: a delay of 0 "
                 "may gather two requests at most there. Set delay = 1 in releases.toml"
             )
-        mended = io.BytesIO()
-        with zipfile.ZipFile(mended, "w") as written:
-            for entry in found.infolist():
-                is_it = entry.filename == CLASS
-                content = code.replace(BEFORE, AFTER) if is_it else found.read(entry)
-                written.writestr(entry, content)
-    atomic.write(path, mended.getvalue())
+        # Beside it, so that it can take its place at one stroke.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            mended = Path(folder) / path.name
+            with zipfile.ZipFile(mended, "w") as written:
+                for entry in found.infolist():
+                    is_it = entry.filename == CLASS
+                    content = code.replace(BEFORE, AFTER) if is_it else found.read(entry)
+                    written.writestr(entry, content)
+            shutil.copymode(path, mended)
+            mended.replace(path)
     return True
 
 
@@ -82,7 +90,7 @@ def main() -> int:
     try:
         if mend(jar()):
             print("Mended how TorchServe gathers a batch (classifier/serving/mend.py).")
-    except (ServerError, OSError) as error:
+    except (MendError, OSError) as error:
         print(error, file=sys.stderr)
     return 0
 

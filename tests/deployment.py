@@ -12,7 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 import pytest
@@ -24,8 +24,9 @@ from classifier.serving import config, log, ports
 from classifier.serving.server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+T = TypeVar("T")
 PORTS = (
     "inference_address",
     "management_address",
@@ -153,17 +154,6 @@ class Deployment:
         path = f"/predictions/cifar10/{version}".rstrip("/")
         return requests.put(self.inference + path, data=image, timeout=60, **arguments)
 
-    def predict_together(self, images: list[bytes]) -> list[requests.Response]:
-        """Ask for predictions at the same time."""
-        start = threading.Barrier(len(images))
-
-        def ask(image: bytes) -> requests.Response:
-            start.wait(60)
-            return self.predict(image)
-
-        with ThreadPoolExecutor(len(images)) as pool:
-            return list(pool.map(ask, images))
-
     def describe(self, version: str = "1.0") -> dict[str, Any]:
         """Return what the handler says of itself."""
         url = f"{self.management}/models/cifar10/{version}?customized=true"
@@ -182,6 +172,18 @@ class Deployment:
     def log_tail(self, lines: int = 60) -> str:
         """Return the end of the log."""
         return "\n".join(log.read(self.place.logs).splitlines()[-lines:])
+
+
+def together(ask: Callable[[T], requests.Response], about: Sequence[T]) -> list[requests.Response]:
+    """Ask about each at the same time; return the answers in order."""
+    start = threading.Barrier(len(about))
+
+    def ask_with_others(one: T) -> requests.Response:
+        start.wait(60)
+        return ask(one)
+
+    with ThreadPoolExecutor(len(about)) as pool:
+        return list(pool.map(ask_with_others, about))
 
 
 def on_free_ports(text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -20,6 +19,7 @@ from handler.explanation import Explanation
 from handler.question import File
 from model.explanation import blur
 
+from .deployment import together
 from .images import SAMPLE, crops
 from .test_lifecycle import edit
 
@@ -160,8 +160,7 @@ def test_each_request_of_a_mixed_batch_gets_its_own(
             return shared_deployment.predict(images[number // 3])
         return explain(shared_deployment, b"no image")
 
-    with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(ask, range(12)))
+    answers = together(ask, range(12))
     assert max(int(answer.headers["X-Batch-Size"]) for answer in answers) > 3
     for number, answer in enumerate(answers):
         if number % 3 == 2:

@@ -9,6 +9,7 @@ import pytest
 
 from classifier.serving import mend
 
+from .deployment import together
 from .images import crops
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def jar_with(code: bytes, folder: Path) -> Path:
 def test_with_no_delay_a_batch_holds_all_that_have_come(deployment: Deployment) -> None:
     deployment.start()
     assert deployment.describe("1.0")["maxBatchDelay"] == 0
-    answers = deployment.predict_together(list(crops(64)))
+    answers = together(deployment.predict, list(crops(64)))
     sizes = [int(answer.headers["X-Batch-Size"]) for answer in answers]
     assert max(sizes) > 2, "as its makers left it, TorchServe gathers two requests at most"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import tracemalloc
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from handler.question import read
 from model import ImageError
 
 from . import reference
+from .deployment import together
 from .images import SAMPLE, crops, encode, sample
 
 if TYPE_CHECKING:
@@ -139,8 +139,7 @@ def test_all_forms_share_batches(server: Deployment) -> None:
             return post(server, PATHS["v1"], instances)
         return post(server, PATHS["v2"], {"inputs": [tensor]})
 
-    with ThreadPoolExecutor(15) as pool:
-        answers = list(pool.map(ask, range(15)))
+    answers = together(ask, range(15))
     assert all(answer.status_code == 200 for answer in answers)
     assert max(int(answer.headers["X-Batch-Size"]) for answer in answers) > 3
     for number, answer in enumerate(answers):

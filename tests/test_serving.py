@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from classifier.serving.warmup import warm_up
 from handler.metrics import PERIOD
 
 from . import reference
+from .deployment import together
 from .images import SAMPLE, crops, encode, sample
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def test_agrees_with_the_reference_on_test_images(server: Deployment, test_image
 def test_a_bad_image_fails_alone_in_a_batch_that_it_shares(server: Deployment) -> None:
     images = list(crops(32))
     images[17] = b"no image"
-    answers = server.predict_together(images)
+    answers = together(server.predict, images)
     sizes = [int(answer.headers["X-Batch-Size"]) for answer in answers]
     assert sizes[17] > 1, "the bad image was alone in its batch"
     assert sum(1 / size for size in sizes) <= 16, "fewer than two requests a batch"
@@ -123,14 +123,10 @@ def test_several_parts_get_400(server: Deployment) -> None:
 def test_a_header_of_torchserve_s_own_breaks_no_batch(server: Deployment, header: str) -> None:
     image = SAMPLE.read_bytes()
 
-    at_once = threading.Barrier(16)
-
     def ask(i: int) -> requests.Response:
-        at_once.wait()
         return server.predict(image, headers={header: "True"} if i % 2 else {})
 
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(ask, range(16)))
+    answers = together(ask, range(16))
     sizes = [int(answer.headers["X-Batch-Size"]) for answer in answers]
     assert any(size > 1 for size in sizes[1::2]), "all with the header were alone in their batches"
     assert sum(1 / size for size in sizes) <= 8, "fewer than two requests a batch"

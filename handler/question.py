@@ -42,7 +42,8 @@ MOST_IMAGES = 64
 MOST_SECONDS = 3.0
 """How long the images of one request may take to decode; 64 photos of 2 megapixels take 0.3 s.
 
-A file of some kilobytes may hold 50 megapixels of one colour, which take a second.
+The last of them may take some seconds more: a file of some kilobytes may hold 50 megapixels of one
+colour or 20 scans of them, and one of 16 MiB a million pieces besides its pixels.
 """
 
 

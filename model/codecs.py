@@ -7,6 +7,7 @@ damaged or large is left to Pillow, which decides.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import imagecodecs
@@ -32,6 +33,17 @@ _PNG_LEFT = frozenset((b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"PLTE", b"tRNS"))
 _JPEG = b"\xff\xd8\xff"
 _JPEG_NOTES = b"\xff\xe1"
 """The marker of EXIF and XMP, which may tell which way is up. It can't be among coded pixels."""
+_JPEG_SCAN = b"\xff\xda"
+"""The marker that begins a scan, of which a progressive JPEG has some ten; nor can this."""
+_JPEG_BARE = frozenset(b"\xff" + bytes([last]) for last in range(0xD0, 0xDA))
+"""Markers that no length follows."""
+
+MOST_SCANNED = 1_000_000_000
+"""Pixels of a JPEG times its scans, at most: each goes over all pixels, which takes a second for so
+many, and may be told in 75 bytes."""
+MOST_SEGMENTS = 1000
+"""Segments and stray bytes before a JPEG's pixels, at most; a photo has some ten. Pillow takes a µs
+or two for each, and more the more EXIF there was before."""
 
 
 def decode(data: bytes, most_pixels: int) -> NDArray[np.uint8] | None:
@@ -49,7 +61,7 @@ def decode(data: bytes, most_pixels: int) -> NDArray[np.uint8] | None:
             return _jpeg(data, most_pixels)
         if data.startswith(_PNG):
             return _png(data, most_pixels)
-    except (ValueError, RuntimeError):  # damaged: Pillow tells how, or decodes it nevertheless
+    except Exception:  # damaged or odd: Pillow tells how, or decodes it nevertheless
         return None
     return None
 
@@ -60,8 +72,42 @@ def _jpeg(data: bytes, most_pixels: int) -> NDArray[np.uint8] | None:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     if colours != "YCbCr" or min(height, width) >= SMALL or height * width > most_pixels:
         return None
+    if is_scanned_often(data, height * width):
+        return None
     pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
     return pixels
+
+
+def is_scanned_often(data: bytes, pixels: int) -> bool:
+    """Tell whether the scans of an image file, if it is a JPEG, go over too many pixels.
+
+    Args:
+        data: the bytes of a file.
+        pixels: of the image.
+    """
+    return data.startswith(_JPEG) and data.count(_JPEG_SCAN) * pixels > MOST_SCANNED
+
+
+def is_long_winded(data: bytes) -> bool:
+    """Tell whether an image file, if it is a JPEG, has too much before its pixels."""
+    markers = _markers(data) if data.startswith(_JPEG) else iter(())
+    return next(islice(markers, MOST_SEGMENTS, None), None) is not None
+
+
+def _markers(data: bytes) -> Iterator[bytes]:
+    """Yield the marker of each segment of a JPEG before its pixels, and each stray byte."""
+    at = 2
+    while at < len(data):
+        marker = data[at : at + 2]
+        yield marker
+        if marker == _JPEG_SCAN:
+            return
+        if marker[0] != 0xFF or marker[1:] in (b"\xff", b"\0"):
+            at += 1
+        elif marker in _JPEG_BARE:
+            at += 2
+        else:
+            at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
 
 
 def _png(data: bytes, most_pixels: int) -> NDArray[np.uint8] | None:

@@ -43,6 +43,7 @@ def for_one(threads: int | None) -> int | None:
     """Return how many threads an image may have that no other came with.
 
     It is for servers that gather batches: where an image comes alone, another core is idle as well.
+    A container's quota of time is not seen here: with one of a single core, they share it.
 
     Args:
         threads: of a batch.

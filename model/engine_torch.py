@@ -57,7 +57,8 @@ class TorchEngine:
     @torch.inference_mode()
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 N×32×32×3 RGB pixels to float32 N×classes probabilities in [0, 1]."""
-        parts = torch.tensor(pixels).split(LARGEST)  # a copy: images of PIL are read-only
+        # torch takes no array that is turned, as from BGR. And a copy: images of PIL are read-only.
+        parts = torch.tensor(np.ascontiguousarray(pixels)).split(LARGEST)
         rows = torch.cat([self.run(part.to(self.device)).cpu() for part in parts])
         result: NDArray[np.float32] = rows.numpy()
         return result

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from captum.attr import IntegratedGradients
 from torch.nn.functional import avg_pool2d
@@ -14,7 +15,6 @@ from torch.nn.functional import avg_pool2d
 from .image import SIZE, normalise
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from .net import Net
@@ -52,7 +52,7 @@ class Explainer:
             float32 32×32 in [-1, 1]: above 0 what speaks for the label, below 0 what speaks
             against it; the largest is 1 or -1. All 0 for an image of one colour.
         """
-        image = normalise(torch.tensor(pixels[None]))
+        image = normalise(torch.tensor(np.ascontiguousarray(pixels)[None]))
         blurred = blur(image)
         values = self._attribute(image, blurred, target=label, n_steps=STEPS)[0].sum(dim=0)
         largest = values.abs().max()

@@ -36,3 +36,10 @@ def crops(count: int, seed: int = 0) -> Iterator[bytes]:
         left = draw.randint(0, photo.width - width)
         top = draw.randint(0, photo.height - height)
         yield encode(photo.crop((left, top, left + width, top + height)))
+
+
+def rescanned(image: Image.Image, times: int) -> bytes:
+    """Encode a progressive JPEG whose last scan is there so many times more."""
+    data = encode(image, "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + scan * times + data[-2:]

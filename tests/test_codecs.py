@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from model import codecs
 from model.image import MAX_PIXELS, ImageError, decode
 
-from .images import encode, sample
+from .images import encode, rescanned, sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +51,13 @@ def with_palette(png: bytes) -> bytes:
     return png[:33] + packed + png[33:]  # behind the header
 
 
+def in_tall_blocks(jpeg: bytes) -> bytes:
+    """Say of a JPEG of 4:2:0 that it is 4:4:1, of which few have heard."""
+    at = jpeg.index(b"\xff\xc0") + 11
+    assert jpeg[at] == 0x22
+    return jpeg[:at] + b"\x14" + jpeg[at + 1 :]
+
+
 LEFT = {
     "PNG with a palette": encode(SMALL.convert("P")),
     "RGB PNG with a palette": with_palette(encode(SMALL)),
@@ -64,6 +71,8 @@ LEFT = {
     "PNG of 16 bits": encode(Image.new("I;16", (40, 40))),
     "gray JPEG": encode(SMALL.convert("L"), "JPEG"),
     "CMYK JPEG": encode(SMALL.convert("CMYK"), "JPEG"),
+    "JPEG 4:4:1": in_tall_blocks(encode(SMALL, "JPEG")),
+    "JPEG of many scans": rescanned(SMALL.resize((500, 500)), 4000),
     "large JPEG": encode(sample().resize((700, 600)), "JPEG"),
     "GIF": encode(SMALL, "GIF"),
     "nothing": b"",
@@ -120,6 +129,10 @@ def test_damaged_files_are_as_pillow_says_and_leave_no_memory(
 @pytest.mark.parametrize("data", LEFT.values(), ids=LEFT)
 def test_leaves_what_is_rare_to_pillow(data: bytes) -> None:
     assert codecs.decode(data, MAX_PIXELS) is None
+
+
+def test_a_jpeg_of_tall_blocks_is_an_image() -> None:
+    assert decode(LEFT["JPEG 4:4:1"]).std() > 20
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

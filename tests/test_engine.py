@@ -247,6 +247,15 @@ def test_threads_may_share_an_engine(engine: str) -> None:
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_images_may_lie_in_memory_in_any_order(engine: str) -> None:
+    images = np.stack([model.decode(image) for image in crops(3)])
+    turned = np.ascontiguousarray(images[..., ::-1])[..., ::-1]  # as from OpenCV's BGR
+    classifier = model.load(Path("model"), engine)
+    expected = classifier.probabilities(images)
+    assert np.array_equal(classifier.probabilities(turned), expected)
+
+
 def test_signals_still_arrive_when_engines_have_gone() -> None:
     """In a process of its own: where it fails, it fails by a segmentation fault."""
     code = """

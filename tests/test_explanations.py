@@ -81,6 +81,12 @@ def test_masking_what_the_map_shows_costs_more_than_masking_at_random(
     assert lost(shown, "mean") > lost(anywhere, "mean") + 0.05
 
 
+def test_an_image_may_lie_in_memory_in_any_order(classifier: model.Classifier) -> None:
+    image = model.decode(SAMPLE.read_bytes())
+    turned = np.ascontiguousarray(image[..., ::-1])[..., ::-1]
+    assert np.array_equal(classifier.explain(turned, 3), classifier.explain(image, 3))
+
+
 def test_an_image_of_one_colour_has_nothing_to_show(classifier: model.Classifier) -> None:
     heat = classifier.explain(np.full((32, 32, 3), 77, np.uint8), 0)
     assert heat.shape == (32, 32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image, ImageOps
 
 from model.image import MAX_EDGE, MAX_PIXELS, ImageError, decode, normalise
 
-from .images import encode, sample
+from .images import encode, rescanned, sample
 
 
 def expected(image: Image.Image) -> np.ndarray:
@@ -68,6 +69,91 @@ def test_blends_the_transparent_value_of_16_bit_gray() -> None:
     assert (decode(encode(gray, "PNG", transparency=4661)) == 18).all()
 
 
+def png(bits: int, colours: int, row: bytes, transparent: bytes) -> bytes:
+    """Lay out a PNG of 8×8 pixels that are all alike, with a transparent value."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, bits, colours, 0, 0, 0))
+        + chunk(b"tRNS", transparent)
+        + chunk(b"IDAT", compress((b"\0" + row) * 8))
+        + chunk(b"IEND", b"")
+    )
+
+
+RGB_16 = struct.pack(">HHH", 0x0301, 0x0702, 0x0B03)
+
+
+@pytest.mark.parametrize(
+    ("bits", "colours", "row", "transparent", "other", "seen"),
+    [
+        (1, 0, b"\xff", b"\0\1", b"\0\0", (255, 255, 255)),
+        (2, 0, b"\x55" * 2, b"\0\1", b"\0\x02", (85, 85, 85)),
+        (4, 0, b"\x55" * 4, b"\0\5", b"\0\6", (85, 85, 85)),
+        (8, 0, b"\x55" * 8, b"\0\x55", b"\0\5", (85, 85, 85)),
+        (16, 2, RGB_16 * 8, RGB_16, struct.pack(">HHH", 0x0103, 0x0107, 0x010B), (3, 7, 11)),
+    ],
+)
+def test_blends_the_transparent_value_of_any_depth(
+    bits: int, colours: int, row: bytes, transparent: bytes, other: bytes, seen: tuple[int, ...]
+) -> None:
+    assert (decode(png(bits, colours, row, transparent)) == 255).all()
+    assert (decode(png(bits, colours, row, other)) == seen).all()
+
+
+def gray_tiff(bits: int, zero: int, value: int, sign: int = 1) -> bytes:
+    """Lay out a TIFF of 8×8 gray pixels that are all alike."""
+    if bits == 12:
+        pixels = bytes((value >> 4, (value & 15) << 4 | value >> 8, value & 255)) * 32
+    else:
+        pixels = struct.pack("<H", value) * 64
+    tags = {256: 8, 257: 8, 258: bits, 259: 1, 262: zero, 273: 8, 277: 1, 278: 8}
+    tags |= {279: len(pixels), 339: sign}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, told) for tag, told in tags.items())
+    head = b"II*\0" + struct.pack("<I", 8 + len(pixels))
+    return head + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_takes_gray_tiff_of_16_bits_whose_0_is_black() -> None:
+    assert (decode(gray_tiff(16, 1, 48188)) == 188).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (gray_tiff(12, 1, 3000), "save it with 16 bits, 0 as black"),
+        (gray_tiff(16, 0, 48188), "save it with 16 bits, 0 as black"),
+        (gray_tiff(16, 1, 48188, sign=2), "with a sign, have no known scale"),
+    ],
+    ids=["12 bits", "0 is white", "signed"],
+)
+def test_refuses_gray_tiff_of_another_scale(data: bytes, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        decode(data)
+
+
+def test_refuses_a_jpeg_whose_scans_take_longer_than_any_photo() -> None:
+    large = Image.new("RGB", (6000, 6000), "red")
+    assert (decode(rescanned(large, 10))[..., 0] > 250).all()
+    with pytest.raises(ImageError, match="too many scans"):
+        decode(rescanned(large, 20))
+    with pytest.raises(ImageError, match="too many scans"):
+        decode(rescanned(Image.new("RGB", (500, 500)), 4000))
+
+
+@pytest.mark.parametrize(
+    "piece", [b"\xff\xe1\0\x08Exif\0\0", b"\xff\xfe\0\2", b"\xff\xfe\0\0", b"\xff", b"\0"]
+)
+def test_refuses_a_jpeg_with_more_before_its_pixels_than_any_photo(piece: bytes) -> None:
+    jpeg = encode(sample(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0")
+    assert decode(jpeg[:20] + piece * 900 + jpeg[20:]).std() > 20
+    with pytest.raises(ImageError, match="over 1,000 segments"):
+        decode(jpeg[:20] + piece * 1000 + jpeg[20:])
+
+
 def test_blends_a_large_image_as_if_it_were_not_made_smaller_first() -> None:
     photo = sample().resize((1501, 1103))
     opacity = Image.linear_gradient("L").resize(photo.size)
@@ -80,7 +166,7 @@ def test_blends_a_large_image_as_if_it_were_not_made_smaller_first() -> None:
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_refuses_pixels_of_32_bits(kind: type) -> None:
     image = Image.fromarray(np.full((40, 40), 200, kind))
-    with pytest.raises(ImageError, match="32 bits have no known scale"):
+    with pytest.raises(ImageError, match=r"pixels of 32 bits.* have no known scale"):
         decode(encode(image, "TIFF"))
 
 

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import threading
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.protocol import otf_message_handler
 
-from handler import torchserve
+from handler import classifier_handler, torchserve
 from handler.classifier_handler import ClassifierHandler
 from handler.metrics import REFUSED, Metrics
 from handler.torchserve import Reader
@@ -70,6 +71,22 @@ def test_runs_batches_of_all_sizes_before_requests_come(
     handler.most = most
     handler._run_once()
     assert sorted(run) == list(sizes)
+
+
+def test_a_batch_of_images_that_take_long_to_decode_does_not_cost_the_worker_its_life(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = iter(range(0, 1000, 8))  # each look at the clock is 8 s after the last one
+    monkeypatch.setattr(classifier_handler, "perf_counter", lambda: next(now))
+    handler, told = ClassifierHandler(), Mock()
+    for name in ("classifier", "metrics", "keeper"):
+        monkeypatch.setattr(handler, name, None if name == "keeper" else Mock(), raising=False)
+    handler.model, handler.version, handler.most = "cifar10", "1.0", 4
+    told.get_all_request_header.return_value = {}
+    answers = handler.handle([{"body": "no image"}] * 4, told)
+    statuses = [call.args[0] for call in told.set_response_status.call_args_list]
+    assert statuses == [400, 400, 503, 503]
+    assert b"ask again" in answers[2]
 
 
 @pytest.mark.usefixtures("ahead")
@@ -129,7 +146,7 @@ from importlib.metadata import version
 from ts.metrics.caching_metric import CachingMetric
 from ts.metrics.metric_type_enum import MetricTypes
 from ts.protocol import otf_message_handler
-from handler import torchserve
+from handler import classifier_handler, torchserve
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
 torchserve.hasten(version("torchserve"))
@@ -159,7 +176,7 @@ def test_prints_warnings_and_metrics_but_nothing_that_each_request_brings() -> N
 ODD = """
 import io, logging, struct, sys, warnings
 from PIL import Image, TiffImagePlugin
-from handler import torchserve
+from handler import classifier_handler, torchserve
 from model import ImageError, decode
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)

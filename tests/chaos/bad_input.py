@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import zlib
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..images import encode, sample
+from ..images import encode, rescanned, sample
 
 if TYPE_CHECKING:
     import random
@@ -183,6 +184,18 @@ def bomb(draw: random.Random) -> Request:
     return Request("decompression bomb", data, headers={"Content-Type": "image/png"})
 
 
+@functools.cache
+def _laborious() -> tuple[bytes, bytes]:
+    """Lay out two JPEGs that would keep a reader busy: with many scans, and with many notes."""
+    plain = encode(sample(), "JPEG")
+    scans = rescanned(Image.new("RGB", (7000, 7000), "red"), 700)
+    return scans, plain[:2] + b"\xff\xe1\0\x08Exif\0\0" * 100_000 + plain[2:]
+
+
+def laborious(draw: random.Random) -> Request:
+    return _plain("JPEG of much work", draw.choice(_laborious()))
+
+
 def strip(draw: random.Random) -> Request:
     size = draw.choice(((1, 20_000), (20_000, 1)))
     kind = draw.choice(("PNG", "JPEG", "GIF", "TIFF"))  # a WebP has 16,383 pixels a side at most
@@ -273,6 +286,7 @@ KINDS: list[Callable[[random.Random], Request]] = [
     broken_multipart,
     form,
     bomb,
+    laborious,
     strip,
     animation,
     exif,

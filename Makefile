@@ -28,7 +28,7 @@ serve: $(CACHE) ## set up, archive, start TorchServe and show a first prediction
 	@$(BIN)/python -m classifier serve
 
 stop: ## stop what `make serve` started
-	@if [ -x $(BIN)/python ]; then $(BIN)/python -m classifier stop; else echo "TorchServe was not running."; fi
+	@if [ -e $(READY) ]; then $(BIN)/python -m classifier stop; else echo "TorchServe was not running."; fi
 
 status: $(READY) ## tell whether the server serves what releases.toml says
 	@$(BIN)/python -m classifier status

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def write(path: Path, content: str | bytes) -> None:
     """Write a file, or leave it as it is where that fails; it is on the disk when this returns.
 
-    Where it is a link, what it leads to is written. Who may read it stays as it is, too.
+    Where it is a link, what it leads to is written. Whose it is and who may read it stays as it is,
+    too, as far as the system lets us.
     """
     path = path.resolve()
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -23,7 +24,13 @@ def write(path: Path, content: str | bytes) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(partial, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        if path.exists():
+            before = path.stat()
+            with contextlib.suppress(PermissionError):
+                os.chown(partial, before.st_uid, before.st_gid)
+            os.chmod(partial, before.st_mode & 0o777)
+        else:
+            os.chmod(partial, 0o644)
         os.replace(partial, path)
     except BaseException:  # such as a full disk, or Ctrl-C when it is done already
         with contextlib.suppress(FileNotFoundError):

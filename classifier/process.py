@@ -117,7 +117,8 @@ def exclusive(path: Path, refusal: str, patience: float = 0) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + patience
-    with path.open("w") as file:
+    # To read only: then others can lock a file that root has made.
+    with open(os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)) as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

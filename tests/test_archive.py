@@ -11,6 +11,7 @@ import time
 import warnings
 import zipfile
 from ast import Import, ImportFrom, parse, walk
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +171,9 @@ def test_runs_no_code_that_hides_in_a_state_dict(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."]
+)
 def test_takes_a_state_dict_as_trainers_leave_it(
     tmp_path: Path, key: str | None, prefix: str
 ) -> None:
@@ -411,6 +414,25 @@ def test_an_engine_is_imported_from_where_the_archive_is_unpacked_now(
         monkeypatch.delitem(sys.modules, name)
     for engine in ("openvino", "torch"):  # the first one's folder has gone when torch is needed
         bundle.load(store / "cifar10-1.0.mar", engine)
+
+
+def test_threads_may_load_at_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("_archived_model_")]:
+        monkeypatch.delitem(sys.modules, name)
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(bundle.load, [store / "cifar10-1.0.mar"] * 4))
+    assert [one.predict(sample()).label for one in loaded] == ["cat"] * 4
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [("", "has no attribute 'load'"), ("def load(*_):\n    1 / 0", "ZeroDivisionError: division")],
+)
+def test_a_package_that_is_not_ours_is_told(tmp_path: Path, code: str, message: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "__init__.py").write_text(code)
+    with pytest.raises(ArchiveError, match=f"theirs: .*{message}"):
+        bundle.load_folder(tmp_path, "theirs")
 
 
 def test_runs_the_archived_code_and_two_versions_at_once(store: Path, project: Path) -> None:

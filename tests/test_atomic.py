@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
@@ -23,6 +24,18 @@ def test_a_link_stays_one_and_so_does_who_may_read(tmp_path: Path) -> None:
     assert link.is_symlink()
     assert there.read_text() == "new"
     assert there.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("outcome", [None, PermissionError()])
+def test_a_file_stays_its_owners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Exception | None
+) -> None:
+    path, given = tmp_path / "releases.toml", Mock(side_effect=outcome)
+    path.write_text("old")
+    monkeypatch.setattr(os, "chown", given)  # to others only root may give
+    atomic.write(path, "new")
+    assert path.read_text() == "new"
+    assert given.call_args.args[1:] == (os.getuid(), os.getgid())
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])

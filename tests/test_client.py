@@ -331,6 +331,33 @@ def test_what_nobody_waits_for_is_asked_no_more(scripted: Callable[[Script], Scr
         assert client.predict(b"x").label == "cat", "what is asked later is asked"
 
 
+def test_what_waits_to_be_asked_again_is_not_once_nobody_waits_for_it(
+    scripted: Callable[[Script], Scripted],
+) -> None:
+    server = scripted([PASSING["queue full"], ANSWER])
+    client = Client(server.url, on_retry=lambda _: client.abandon())
+    with client, pytest.raises(UnavailableError, match="nobody waits"):
+        client.predict(b"x")
+    assert server.asked == 1
+
+
+def test_a_picture_is_read_beside_other_tasks(scripted: Callable[[Script], Scripted]) -> None:
+    readers = []
+
+    class File(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            readers.append(threading.get_ident())
+            return super().read(size)
+
+    async def both() -> None:
+        async with AsyncClient(scripted([ANSWER]).url) as client:
+            await client.predict(File(b"x"))
+
+    asyncio.run(both())
+    assert readers
+    assert threading.get_ident() not in readers
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 def test_no_answer_is_waited_for_beyond_the_deadline_or_an_attempts_time(
     scripted: Callable[[Script], Scripted], is_async: bool

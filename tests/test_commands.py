@@ -190,6 +190,7 @@ def test_predict_lists_what_failed_where_the_server_has_gone(photos: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([""], "a picture has an empty name"),
         (["absent.jpg"], "absent.jpg: no such file, and nothing that it matches"),
         (["tests/chaos"], "tests/chaos holds no pictures"),
         (["cifar10:9.9", str(SAMPLE)], "answers 404: "),

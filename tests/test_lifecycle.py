@@ -16,9 +16,11 @@ import time
 import venv
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import psutil
 import pytest
 import requests
@@ -28,6 +30,8 @@ from classifier.archiving import store
 from classifier.errors import ServerError
 from classifier.process import ended
 from classifier.serving import config, java, launch, rollout, server
+from classifier.serving.server import Server
+from classifier.tokens import Kind
 
 from .deployment import Deployment
 from .images import SAMPLE
@@ -523,6 +527,39 @@ def test_who_asks_may_have_other_cores_than_the_server(
     releases.write_text(f"{silent}workers = 2\n")
     with pytest.raises(ServerError, match="has 1 of 2 workers READY"):
         deployment.server.check()
+
+
+@pytest.mark.parametrize("name", ["config.properties", "releases.toml"])
+def test_what_somebody_has_written_is_not_overwritten(
+    deployment: Deployment, name: str, tmp_path: Path
+) -> None:
+    place = replace(deployment.place, run=tmp_path / "mine")
+    place.run.mkdir()
+    own = place.run / name
+    own.write_bytes((place.releases.parent / name).read_bytes())
+    if name == "releases.toml":
+        place = replace(place, releases=own)
+    before = own.read_bytes()
+    with pytest.raises(ServerError, match="mine holds files of yours that would be overwritten"):
+        Server(place).start()
+    assert own.read_bytes() == before
+
+
+def test_tokens_are_off_however_it_is_written(deployment: Deployment) -> None:
+    said = deployment.place.config
+    said.write_text(said.read_text().replace("authorization=true", "authorization=True"))
+    assert deployment.server.token(Kind.MANAGEMENT) is None  # Java's parseBoolean says the same
+
+
+def test_another_server_at_the_monitors_address_is_told(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = deployment.server
+    assert server.readiness  # read before it is said to run
+    monkeypatch.setattr(server, "process", lambda: psutil.Process())
+    for said in (httpx.Response(404, text="no"), httpx.Response(200, json=["no"])):
+        monkeypatch.setattr(httpx, "get", lambda *_, said=said, **__: said)
+        assert "is not its monitor" in server.unready()[0]
 
 
 def test_logs_may_lie_elsewhere(deployment: Deployment, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
 import socket
 import struct
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -108,6 +110,27 @@ def test_without_its_monitor_it_is_not_ready(deployment: Deployment) -> None:
     said = classifier(*deployment.options, "ready")
     assert said.returncode == 1
     assert said.stdout.startswith("not ready: its monitor does not answer: ")
+
+
+def test_clients_that_never_end_their_request_keep_nobody_from_asking() -> None:
+    told = {"watched": mock.Mock(), "readiness": mock.Mock()}
+    endpoint = monitor._Endpoint(("127.0.0.1", 0), type("Handler", (monitor._Handler,), told))
+    where, more = ("127.0.0.1", endpoint.server_port), 3
+    threading.Thread(target=endpoint.serve_forever, daemon=True).start()
+    try:
+        with contextlib.ExitStack() as stack:
+            slow = []
+            for _ in range(monitor.MOST_CONNECTIONS + more):
+                slow.append(stack.enter_context(socket.create_connection(where, timeout=30)))
+                slow[-1].sendall(b"GET /live HT")
+            assert [one.recv(1) for one in slow[:more]] == [b""] * more, "the oldest are let go"
+            assert httpx.get(f"http://127.0.0.1:{where[1]}/live").status_code == 200
+            slow[-1].sendall(b"TP/1.0\r\n\r\n")
+            assert slow[-1].recv(12) == b"HTTP/1.0 200"
+        wait_for(lambda: not endpoint._connections)
+    finally:
+        endpoint.shutdown()
+        endpoint.server_close()
 
 
 def test_a_connection_that_breaks_is_told_in_the_log(deployment: Deployment) -> None:

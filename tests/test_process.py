@@ -118,6 +118,15 @@ ctypes.CDLL(None).syscall(60, 0)  # exit, of this thread alone
         assert ended(process)
 
 
+def test_a_lock_can_be_taken_by_who_may_only_read_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.write_text("root has written this")
+    with exclusive(path, "taken"):
+        held = [file for file in psutil.Process().open_files() if file.path == str(path)]
+    assert [file.mode for file in held] == ["r"]
+    assert path.read_text() == "root has written this"
+
+
 def test_another_is_waited_for_as_long_as_is_said(tmp_path: Path) -> None:
     path, inside, leave = tmp_path / "run" / "lock", threading.Event(), threading.Event()
 

@@ -22,14 +22,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from classifier import Client
+from classifier import Client, process
 from classifier.archiving import archive
-from classifier.errors import ArchiveError, ServerError
+from classifier.errors import ArchiveError, ReleasesError, ServerError
 from classifier.place import Place
 from classifier.releasing.promotion import Promotion, checks
-from classifier.serving import config, history, log, releases, rollout
+from classifier.serving import answered, config, history, log, releases, rollout
+from classifier.serving.journal import Journal, recover
 from classifier.serving.management import Worker
 from classifier.serving.releases import Release
+from classifier.serving.server import Server
 
 from .images import SAMPLE, crops
 from .test_lifecycle import classifier, edit, edit_handler
@@ -431,6 +433,42 @@ def test_where_nobody_can_switch_back_the_journal_stays(
     with pytest.raises(ServerError, match="failed at probe 1"):
         promotion._switch(release, entry, is_new=True)
     assert not server.place.journal.exists()
+
+
+def test_a_killed_promotion_of_a_model_that_is_released_no_more_blocks_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "releases.toml").write_text("[cifar10")
+    server = Server(Place(run=tmp_path / "run", releases=tmp_path / "releases.toml"))
+    monkeypatch.setattr(server, "management", mock.Mock())
+    server.place.run.mkdir()
+    journal = Journal(server.place.journal)
+    journal.write(history.Entry("promote", "gone", "1.0", "2.0"), is_new=True)
+    monkeypatch.setattr(process, "find", lambda _: None)  # who wrote it runs no more
+    with pytest.raises(ReleasesError):  # who mends the file finds the promotion brought to an end
+        recover(server)
+    assert server.place.journal.exists()
+    server.place.releases.write_text('[cifar10]\ndefault = "1.0"\nversions = ["1.0"]\n')
+    assert "released no more" in (recover(server) or "")
+    assert not server.place.journal.exists()
+    assert recover(server) is None
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        ("", None),
+        ('Requests2XX_total{Level="Host"} 8.0\nRequests5XX_total{Level="Host"} 2.0\n', (10, 2)),
+        ('CPUUtilization{Level="Host"} 8.0\n', (0, 0)),
+    ],
+)
+def test_metrics_that_are_only_logged_tell_nothing(
+    monkeypatch: pytest.MonkeyPatch, metrics: str, expected: tuple[float, float] | None
+) -> None:
+    said = httpx.Response(200, text=metrics, request=httpx.Request("GET", "http://server/metrics"))
+    monkeypatch.setattr(httpx, "get", lambda *_, **__: said)
+    found = answered.read("http://server")
+    assert (found and (found.requests, found.failed)) == expected
 
 
 @pytest.mark.parametrize(("step", "left"), STEPS.items(), ids=STEPS)

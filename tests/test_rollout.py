@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
+import httpx
 import pytest
 
 from classifier import atomic
@@ -85,6 +87,15 @@ def test_a_queue_that_does_not_empty_keeps_its_version(deployment: Deployment) -
 def test_the_default_is_not_retired(deployment: Deployment) -> None:
     with pytest.raises(ServerError, match=r"1\.0 is the default"):
         rollout.retire(deployment.server.management, "cifar10", "1.0")
+
+
+def test_what_can_not_be_taken_back_hides_no_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Mock()
+    server.management.unregister.side_effect = httpx.ReadTimeout("no answer")
+    monkeypatch.setattr(rollout, "scale", Mock(side_effect=ServerError("workers can't start")))
+    with pytest.raises(ServerError, match="workers can't start"):
+        rollout.register(server, "cifar10", "2.0", Mock())
+    server.management.unregister.assert_called_once_with("cifar10", "2.0")
 
 
 def test_what_cannot_be_registered_says_why(deployment: Deployment, second: Path) -> None:

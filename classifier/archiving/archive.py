@@ -242,8 +242,9 @@ def _convert(path: Path) -> bytes:
 
 def _bare(name: str) -> str:
     """Return a parameter's name without what wrappers of a net put before it."""
-    for prefix in PREFIXES:
-        name = name.removeprefix(prefix)
+    while name.startswith(PREFIXES):
+        for prefix in PREFIXES:
+            name = name.removeprefix(prefix)
     return name
 
 

@@ -7,6 +7,7 @@ import importlib.util
 import re
 import sys
 import tempfile
+import threading
 import traceback
 import zipfile
 from pathlib import Path
@@ -37,6 +38,10 @@ BATCH = 64
 """Pictures of a list that are classified at once."""
 DECODERS = 16
 """Threads that read and decode them: some wait for a disk or for the net."""
+TOLD = ("WeightsError", "LabelsError", "EngineError")
+"""Errors of our own package `model`, whose messages are for users. An archive may hold another."""
+_ONE = threading.Lock()
+"""Held while an archive's code is imported: another thread would find half of it."""
 
 
 class Classifier:
@@ -146,12 +151,15 @@ def load_folder(folder: Path, name: str, engine: str | None = None) -> Classifie
     Raises:
         ArchiveError: what it holds can't be loaded.
     """
-    package = _import(folder / "model", name)
-    try:
-        core = package.load(folder, engine or _engine(folder))
-    except (package.WeightsError, package.LabelsError, package.EngineError) as error:
-        raise ArchiveError(f"{name}: {str(error).replace(f'{folder}/', '')}") from None
-    return Classifier(package, core, _version(folder))
+    with _ONE:
+        package = _import(folder / "model", name)
+        try:
+            core = package.load(folder, engine or _engine(folder))
+            return Classifier(package, core, _version(folder))
+        except Exception as error:
+            told = tuple(getattr(package, kind) for kind in TOLD if hasattr(package, kind))
+            problem = str(error) if isinstance(error, told) else failure(error, folder)
+            raise ArchiveError(f"{name}: {problem.replace(f'{folder}/', '')}") from error
 
 
 def _version(folder: Path) -> str:

@@ -180,6 +180,11 @@ class Asker:
         abandoned, self._abandoned = self._abandoned, Event()
         abandoned.set()
 
+    def check(self, question: Question) -> None:
+        """Fail where nobody waits for the answer any more, as after a pause between attempts."""
+        if question.abandoned.is_set():
+            raise UnavailableError(f"{self.url} was not asked again: nobody waits for it")
+
     def request(self, question: Question) -> dict[str, Any]:
         """Return what `httpx.Client.put` shall send, and how long it may take."""
         images, version = question.images, question.version

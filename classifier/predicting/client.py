@@ -55,7 +55,8 @@ class Client:
         token: where the server wants one: the token, or a function that returns the current one,
             such as `classifier.tokens.source(…)` gives.
         deadline: seconds within which a picture must be answered, all attempts together.
-        timeout: seconds that one attempt may take.
+        timeout: seconds without progress after which an attempt is given up; an answer that comes
+            byte by byte is waited for.
         on_retry: is told, in words, of each failure after which a picture is asked again.
         headers: are sent with each request, besides its own.
         trust_env: whether requests go through the proxy that the environment names, as HTTP_PROXY
@@ -168,6 +169,7 @@ class Client:
 
     def _ask(self, question: Question) -> list[Found]:
         asker = self._asker
+        asker.check(question)
         try:
             answer = self._http.put(**asker.request(question))
         except httpx.HTTPError as error:
@@ -175,7 +177,10 @@ class Client:
         return asker.read(answer, len(question.images))
 
     def abandon(self) -> None:
-        """Ask again no more what other threads ask now, for nobody waits: it ends soon."""
+        """Ask again no more what other threads ask now, for nobody waits: it ends soon.
+
+        Of lists nothing is given up so: `predict_each` ends when it is closed.
+        """
         self._asker.abandon()
 
     def close(self) -> None:
@@ -222,7 +227,8 @@ class AsyncClient:
     ) -> Prediction | list[Prediction]:
         """Classify a picture, or each of a list, as `Client.predict` does."""
         if not isinstance(pictures, list | tuple):
-            question = self._asker.question([to_bytes(pictures)], version)
+            image = await asyncio.to_thread(to_bytes, pictures)
+            question = self._asker.question([image], version)
             return prediction_of((await self._predict(question))[0])
         async with contextlib.aclosing(self.predict_each(pictures, version)) as found:
             return [prediction_of(one) async for one in found]

@@ -128,6 +128,8 @@ def is_hidden(path: Path, folder: Path) -> bool:
 
 
 def _find(name: str) -> Iterator[Source]:
+    if not name:  # as of a shell's variable that is not set; as a path it would be this folder
+        raise InputError("a picture has an empty name: name a file, a folder or an address")
     path = Path(name)
     if name == STDIN:
         _stdin()  # here, where Ctrl-C can end it: who waits for a thread can't be interrupted

@@ -49,12 +49,14 @@ def read(metrics: str) -> Answered | None:
     """
     found = dict.fromkeys(COUNTERS, 0.0)
     try:
-        for sample in _samples(metrics):
-            if sample.name in found:
-                found[sample.name] += sample.value
+        samples = list(_samples(metrics))
     except httpx.HTTPError:
         return None
-    return Answered(sum(found.values()), found[FAILED])
+    for sample in samples:
+        if sample.name in found:
+            found[sample.name] += sample.value
+    # Without any it logs its metrics (`metrics_mode=log`), which is TorchServe's own default.
+    return Answered(sum(found.values()), found[FAILED]) if samples else None
 
 
 def batches(metrics: str, model: str, version: str) -> float:

@@ -61,6 +61,9 @@ THREADS = "CLASSIFIER_THREADS"
 KEEP = "CLASSIFIER_KEEP"
 """The environment variable that tells workers what to keep: JSON, folder and share by model."""
 
+HEAD = "# Generated from config.properties and releases.toml at each start.\n"
+"""The first line of what is generated: by it a file is known that may be overwritten."""
+
 Properties = dict[str, str]
 
 
@@ -117,7 +120,9 @@ def _text(properties: Properties) -> str:
 def _is_address(value: str) -> bool:
     try:
         url = urlsplit(value)
-        return url.scheme == "http" and bool(url.port) and ":" not in (url.hostname or ":")
+        host = url.hostname or ":"
+        is_all = value == f"http://{url.netloc}" and "@" not in url.netloc
+        return is_all and bool(url.port) and ":" not in host
     except ValueError:  # as of a port that is no number
         return False
 
@@ -253,8 +258,7 @@ def generate(
     kept = {key: value for key, value in base.items() if key not in LOADING}
     kept |= {"model_store": str(model_store), "model_snapshot": json.dumps(snapshot)}
     kept |= {key: _as_seen_from(run, kept[key]) for key in FILES if key in kept}
-    head = "# Generated from config.properties and releases.toml at each start.\n"
-    return head + _text(kept)
+    return HEAD + _text(kept)
 
 
 def _as_seen_from(folder: Path, value: str) -> str:

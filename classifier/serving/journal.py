@@ -79,7 +79,10 @@ def finish(server: Server) -> str | None:
     if said is None:
         return None
     entry = history.Entry(**said["entry"])
-    released = server.release(entry.model)
+    released = next((one for one in server.releases if one.model == entry.model), None)
+    if released is None:
+        journal.remove()
+        return f"a promotion of {entry.model} was killed, which is released no more"
     if management.default(entry.model) != released.default:
         management.set_default(entry.model, released.default)
     if released.default == entry.after:

@@ -45,6 +45,21 @@ def check_ports(properties: Properties) -> None:
         _check_port(host, int(properties.get(key, fallback)), key)
 
 
+def check_run(place: Place) -> None:
+    """Fail where what is generated would overwrite what somebody has written.
+
+    Raises:
+        ServerError: it would.
+    """
+    given = place.generated
+    is_ours = not given.exists() or given.read_text(errors="replace").startswith(config.HEAD)
+    if not is_ours or place.served.resolve() == place.releases.resolve():
+        raise ServerError(
+            f"{place.run} holds files of yours that would be overwritten (config.properties or "
+            "releases.toml): let --run name a folder for what is generated, such as run"
+        )
+
+
 def prepare(place: Place, properties: Properties, releases: Sequence[Release]) -> None:
     """Write what TorchServe reads, and put aside what it wrote at its last start."""
     last = place.logs.with_name("logs.last")

@@ -16,10 +16,12 @@ import fcntl
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
@@ -52,6 +54,8 @@ LAST_TRY = 1.5
 grow, and one that began in time ends after it."""
 METRICS_TIMEOUT = 5.0  # seconds
 REPLACE_DEADLINE = 60.0  # seconds until dead workers are out of the list
+MOST_CONNECTIONS = 64
+"""Connections at once: a client that never ends its request must not cost more than one each."""
 LOG = "monitor.log"
 LOG_BYTES = 1_000_000
 CONSOLE = "monitor-console.log"
@@ -206,7 +210,25 @@ def _keep(folder: Path | None) -> None:
 
 
 class _Endpoint(ThreadingHTTPServer):
-    """Listens at readiness_address."""
+    """Listens at readiness_address; where too many ask, who has asked for longest is let go."""
+
+    def __init__(self, *told: Any) -> None:
+        super().__init__(*told)
+        self._connections: deque[Any] = deque()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own, and end the oldest connection if these are too many."""
+        self._connections.append(request)
+        if len(self._connections) > MOST_CONNECTIONS:
+            with contextlib.suppress(OSError):  # it has ended since
+                self._connections.popleft().shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection, answered or not."""
+        with contextlib.suppress(ValueError):  # it was the oldest
+            self._connections.remove(request)
+        super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Log a connection that broke; by default it is printed, and nothing rotates CONSOLE."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
 import httpx
 
 from ..archiving import store
-from ..errors import ServerError
+from ..errors import ClassifierError, ServerError
 from . import log
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def register(server: Server, model: str, version: str, sizes: Sizes) -> str:
     try:
         scale(server, model, version, sizes.workers)
     except BaseException:
-        management.unregister(model, version)
+        with contextlib.suppress(ClassifierError, httpx.TransportError):  # why it failed matters
+            management.unregister(model, version)
         raise
     server.state.note_archive(store.file_name(model, version), sha256)
     return sha256

@@ -105,7 +105,7 @@ class Server:
 
     def token(self, kind: Kind) -> Callable[[], str] | None:
         """Return what gives the current token of an API, or None where it wants none."""
-        if self.properties.get("disable_token_authorization") == "true":
+        if self.properties.get("disable_token_authorization", "").lower() == "true":
             return None
         url = config.address(self.properties, "management")
         return tokens.source(self.place.tokens, kind, url)
@@ -178,9 +178,11 @@ class Server:
             to_stdout: whether what TorchServe and Java print goes to stdout, or else to a file.
 
         Raises:
-            ServerError: it does not come to that; what was started is stopped again.
+            ServerError: it does not come to that; what was started is stopped again. Or the run
+                folder holds files that somebody has written.
             ArchiveError: an archive is missing or damaged.
         """
+        launch.check_run(self.place)
         archives = self._archives()
         self._check_promoted(archives)
         self._clean()
@@ -240,7 +242,10 @@ class Server:
             answer = httpx.get(self.readiness, timeout=READINESS_TIMEOUT, trust_env=False)
         except httpx.TransportError as error:
             return [f"its monitor does not answer: {error or type(error).__name__}"]
-        reasons: list[str] = answer.json()["reasons"]
+        try:
+            reasons: list[str] = answer.json()["reasons"]
+        except (ValueError, TypeError, KeyError):
+            return [f"what answers at {self.readiness} is not its monitor"]
         return reasons
 
     def stop(self, grace: float = 0, deadline: float = STOP_DEADLINE) -> bool:

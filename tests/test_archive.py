@@ -416,12 +416,22 @@ def test_an_engine_is_imported_from_where_the_archive_is_unpacked_now(
         bundle.load(store / "cifar10-1.0.mar", engine)
 
 
-def test_threads_may_load_at_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("_archived_model_")]:
-        monkeypatch.delitem(sys.modules, name)
+SLOW = """
+import time
+time.sleep(0.5)
+class Core:
+    labels = ("cat",)
+def load(folder, engine):
+    return Core()
+"""
+
+
+def test_threads_may_load_at_once(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "__init__.py").write_text(SLOW)
     with ThreadPoolExecutor(4) as pool:
-        loaded = list(pool.map(bundle.load, [store / "cifar10-1.0.mar"] * 4))
-    assert [one.predict(sample()).label for one in loaded] == ["cat"] * 4
+        loaded = list(pool.map(bundle.load_folder, [tmp_path] * 4, ["slow"] * 4))
+    assert [one.labels for one in loaded] == [("cat",)] * 4
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ TRAIN_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_P
 # What a target takes on the command line. The environment may use the same names for other things.
 ARGUMENTS := NAME VERSION WEIGHTS STORE EPOCHS DATA OUT ARCHIVE ENGINE SERVER DETAILS P99 LATENCY QUICK SEED LONG
 $(foreach a,$(ARGUMENTS),$(if $(filter environment,$(origin $(a))),$(eval $(a):=)))
+# A misspelt name would be passed over, and something else be done than was meant.
+$(foreach v,$(filter-out $(ARGUMENTS) PYTHON MAKEFLAGS,$(.VARIABLES)),$(if $(filter command,$(origin $(v))),$(error there is no $(v): `make help` lists what each target takes)))
 # $(call option,--name,VARIABLE): the option with the variable's value, quoted; nothing if empty.
 option = $(if $($(2)),$(1) '$(subst ','\'',$($(2)))')
 

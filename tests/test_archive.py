@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
 import time
@@ -192,11 +193,12 @@ def test_what_holds_no_state_dict_is_refused_with_what_to_do(tmp_path: Path, kin
     elif kind in ("text", "nothing"):
         path.write_text("hello" if kind == "text" else "")
     else:
-        torch.save({"net": Net(), "list": [1], "epoch": {"epoch": 3}}[kind], path)
+        torch.save({"net": Net(), "list": [1], "epoch": {"epoch": 3, "at": 1}}[kind], path)
     with warnings.catch_warnings(action="error"), pytest.raises(ArchiveError) as caught:
         archive.read_weights(path)
     message = str(caught.value)
     assert message.startswith(f"{path} is neither safetensors nor a state dict saved by torch")
+    assert ("but holds epoch, at: write" in message) == (kind == "epoch")
     assert message.endswith(
         ": write one by torch.save(net.state_dict(), PATH); a checkpoint may hold it under "
         "state_dict or model_state_dict"
@@ -212,9 +214,10 @@ def test_refuses_weights_that_do_not_fit_the_net_in_one_line(tmp_path: Path) -> 
     torch.save(Net(classes=7).state_dict(), tmp_path / "seven.pth")
     shapes = r"fc2\.weight \[7, 256\], not \[10, 256\], fc2\.bias \[7\], not \[10\]"
     expected = rf"seven\.pth: weights don't fit Net\(10\): of another shape: {shapes}"
+    own = re.escape(str(tmp_path / "index_to_name.json"))
     hint = (
-        r"\. model/index_to_name\.json says how many labels there are; docs/own-net\.md tells of "
-        r"another net, with which \[cifar10\] must go from releases\.toml$"
+        rf"\. model/index_to_name\.json says how many labels there are, for there is no {own}; "
+        r"docs/own-net\.md tells of another net, with which \[cifar10\] must go .*toml$"
     )
     with pytest.raises(ArchiveError, match=expected + hint):
         archive.build("cifar10", "2.0", tmp_path / "seven.pth", tmp_path)
@@ -251,6 +254,20 @@ WRONG = {
         "self, ",
         "model/net.py, line .*TypeError",
     ),
+    "one image at a time": (
+        "net.py",
+        ".flatten(1)",
+        ".reshape(1, -1)",
+        "model/net.py, line .* mat1",
+    ),
+    "one row": (
+        "net.py",
+        "return logits",
+        "return logits[:1]",
+        "array of 1×10, not 2×10: requests",
+    ),
+    "more columns": ("net.py", "return logits", "return logits.repeat(1, 2)", "2×20, not 2×10"),
+    "no tensor": ("net.py", "return logits", "return logits, x", "AttributeError: 'tuple' object"),
     "no package": ("net.py", "from torch", "import absent\nfrom torch", "install it, and name it"),
     "other size": ("image.py", "SIZE = (32, 32)", "SIZE = (64, 64)", "model/net.py, line .* mat1"),
     "no size": ("image.py", "SIZE = (32, 32)", "SIZE = 32", "model/image.py, line .*TypeError"),
@@ -270,6 +287,14 @@ def test_what_is_wrong_with_an_own_net_is_told_in_one_line(
         archive.build("own", "1.0", tmp_path / "net.pth", tmp_path, project)
     assert "_archived_model" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_net_may_lie_in_more_than_one_file(project: Path, tmp_path: Path) -> None:
+    net = project / "model" / "net.py"
+    net.rename(net.with_name("layers.py"))
+    net.write_text("from .layers import Net as Net\n")
+    built = archive.build("own", "1.0", project / WEIGHTS, tmp_path, project)
+    assert bundle.load(built, "torch").predict(sample()).label == "cat"
 
 
 @pytest.mark.parametrize("name", ["my model", "", "../x", "-x"])

@@ -20,6 +20,7 @@ from classifier.commands import browsing
 
 from .conftest import do_without
 from .images import SAMPLE
+from .test_lifecycle import COMMAND
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +37,7 @@ PATIENCE = 60_000  # ms
 @contextmanager
 def serving(deployment: Deployment) -> Iterator[str]:
     """Run `classifier ui`; yield its address."""
-    command = [sys.executable, "-m", "classifier", *deployment.options, "ui", "--port=0"]
+    command = [*COMMAND, *deployment.options, "ui", "--port=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -339,14 +340,7 @@ def test_it_says_that_torchserve_has_gone(deployment: Deployment) -> None:
 
 def test_a_taken_port_is_told_in_one_line(shared_deployment: Deployment, address: str) -> None:
     port = address.rpartition(":")[2]
-    command = [
-        sys.executable,
-        "-m",
-        "classifier",
-        *shared_deployment.options,
-        "ui",
-        f"--port={port}",
-    ]
+    command = [*COMMAND, *shared_deployment.options, "ui", f"--port={port}"]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 1
     assert said.stderr.startswith(f"classifier: port {port} can't be used")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,8 +76,11 @@ def test_a_sample_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     assert told[0] == told[1] != openapi.describe([], [broken, gone])
 
 
-def test_it_tells_the_size_of_ones_own_net(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openapi, "SIZE", (48, 24))
+def test_it_tells_the_size_of_ones_own_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree("model", tmp_path / "model")
+    image = tmp_path / "model" / "image.py"
+    image.write_text(image.read_text().replace("SIZE = (32, 32)", "SIZE = (48, 24)"))
+    monkeypatch.chdir(tmp_path)
     schemas = openapi.describe([])["components"]["schemas"]
     shape = schemas["Pixels"]["properties"]["shape"]["prefixItems"]
     assert [item.get("const") for item in shape] == [None, 24, 48, 3]

@@ -534,6 +534,23 @@ def test_each_experiment_adds_to_the_one_before() -> None:
     assert recipes[-1] == asdict(RELEASED)
 
 
+def test_where_cifar10_is_not_and_can_not_be_had_it_says_where_to_put_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(folder: Path, **_: object) -> None:
+        folder.mkdir()  # torchvision makes it before it downloads
+        raise OSError("no network")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CIFAR10_ROOT", raising=False)
+    monkeypatch.setattr(cifar10, "CIFAR10", offline)
+    with pytest.raises(
+        DataError, match=r"no network\. DATA=… .* in which cifar-10-batches-py/ lies"
+    ):
+        cifar10.load(train=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_says_where_there_is_no_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no cifar-10-batches-py"):
         cifar10.load(train=True, root=str(tmp_path))

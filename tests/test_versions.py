@@ -158,3 +158,10 @@ def test_what_the_server_refuses_is_not_asked_again() -> None:
     refusal = {"code": 404, "type": "ModelNotFoundException", "message": "no pets"}
     with pytest.raises(ServerError, match="404: no pets"):
         management_that_gets(httpx.Response(404, json=refusal)).versions("pets")
+
+
+def test_where_models_can_not_be_changed_it_says_what_to_do() -> None:
+    refusal = {"code": 405, "type": "MethodNotAllowedException", "message": "not allowed"}
+    fixed = management_that_gets(httpx.Response(405, json=refusal))
+    with pytest.raises(ServerError, match=r"answers 405: .*let releases\.toml say it, then stop"):
+        fixed.scale("cifar10", "2.0", 1)

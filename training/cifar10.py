@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -51,7 +52,13 @@ def load(train: bool, root: str | None = None) -> Images:
     try:
         data = CIFAR10(folder, train=train, download=ours)
     except (OSError, RuntimeError) as error:
-        raise DataError(f"CIFAR-10 can't be read from {folder}, nor downloaded: {error}") from None
+        if ours:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+        raise DataError(
+            f"CIFAR-10 can't be read from {folder}, nor downloaded: {error}. DATA=… (or "
+            f"CIFAR10_ROOT) names the folder in which {FOLDER}/ lies, as torchvision leaves it"
+        ) from None
     pixels = data.data
     if pixels.shape[1:] != SHAPE:  # another net takes another size
         pixels = np.stack([resize(Image.fromarray(image)) for image in pixels])

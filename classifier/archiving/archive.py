@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import subprocess
@@ -15,10 +14,11 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from .. import atomic
-from ..errors import ArchiveError
+from ..errors import ArchiveError, InputError
 from . import bundle, store
 
 TRAVELS = (
@@ -40,7 +40,8 @@ TRAVELS = (
     "model/net.py",
     "model/weights.py",
 )
-"""The code that travels, besides the handler itself. A worker imports nothing else of ours."""
+"""The code that travels, besides the handler itself and what else lies in model/. A worker imports
+nothing else of ours."""
 HANDLER = "handler/classifier_handler.py"
 START = "handler/sitecustomize.py"
 """What Python runs first in a worker."""
@@ -230,7 +231,8 @@ def _convert(path: Path) -> bytes:
     if isinstance(state, dict):
         state = next((state[key] for key in WRAPPERS if isinstance(state.get(key), dict)), state)
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
-        raise ArchiveError(f"{no_weights}: {REMEDY}")
+        held = f" but holds {', '.join(map(str, [*state][:5]))}" if isinstance(state, dict) else ""
+        raise ArchiveError(f"{no_weights}{held}: {REMEDY}")
     # Copies, for safetensors writes no two tensors that share their memory, as tied weights do.
     return save(
         {
@@ -256,7 +258,8 @@ def _labels(weights: Path, project: Path) -> Path:
 
 def _contents(weights: dict[str, bytes], labels: Path, project: Path) -> dict[str, bytes]:
     """Return what an archive holds, besides its manifest, by name in the archive."""
-    places = {name: project / name for name in TRAVELS}
+    places = {f"model/{path.name}": path for path in (project / "model").glob("*.py")}
+    places |= {name: project / name for name in TRAVELS}
     places |= {Path(name).name: project / name for name in (HANDLER, START, CONFIG, REQUIREMENTS)}
     places[store.LABELS] = labels
     try:
@@ -301,20 +304,30 @@ def _try(folder: Path, engine: str, weights: Path, labels: Path) -> None:
     """Classify something by an unpacked archive, so that what can't be served isn't archived."""
     try:
         classifier = bundle.load_folder(folder, str(weights), engine)
-        answer = classifier.predict(Image.new("RGB", (1, 1)))
+        pixels = classifier.decode(Image.new("RGB", (1, 1)))
+        if isinstance(pixels, InputError):
+            raise pixels
+        rows = classifier.probabilities(np.stack([pixels] * 2))
     except ArchiveError as error:
         if "don't fit" not in str(error):
             raise
+        own = weights.with_name(store.LABELS)
+        whose = "" if labels == own else f", for there is no {own}"
         raise ArchiveError(
-            f"{error}. {labels} says how many labels there are; docs/own-net.md tells of another "
-            f"net, with which [{MODEL}] must go from releases.toml"
+            f"{error}. {labels} says how many labels there are{whose}; docs/own-net.md tells of "
+            f"another net, with which [{MODEL}] must go from releases.toml"
         ) from error
     except Exception as error:  # whatever a net or a preprocessing of one's own raises
         raise ArchiveError(
             f"{weights}: {bundle.failure(error, folder)} (docs/own-net.md says what net.py and "
             "image.py must be)"
         ) from error
-    if not all(map(math.isfinite, answer.probabilities.values())):
+    if rows.shape != (wanted := (2, len(classifier.labels))):
+        raise ArchiveError(
+            f"{weights}: of 2 images and {wanted[1]} labels the net makes an array of "
+            f"{'×'.join(map(str, rows.shape))}, not 2×{wanted[1]}: requests are answered together"
+        )
+    if not np.isfinite(rows).all():
         raise ArchiveError(f"{weights} gives no numbers: its values are infinite or not a number")
 
 

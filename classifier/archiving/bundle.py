@@ -40,7 +40,7 @@ DECODERS = 16
 """Threads that read and decode them: some wait for a disk or for the net."""
 TOLD = ("WeightsError", "LabelsError", "EngineError")
 """Errors of our own package `model`, whose messages are for users. An archive may hold another."""
-_ONE = threading.Lock()
+_ONE = threading.RLock()
 """Held while an archive's code is imported: another thread would find half of it."""
 
 
@@ -73,12 +73,12 @@ class Classifier:
             InputError: a picture is none, or can't be read.
         """
         if not isinstance(pictures, list | tuple):
-            return prediction_of(*self._classify([self._input(pictures)]))
+            return prediction_of(*self._classify([self.decode(pictures)]))
         return list(map(prediction_of, self.predict_each(pictures)))
 
     def predict_each(self, pictures: Iterable[Picture]) -> Generator[Found]:
         """Classify many pictures; yield, in order, each one's prediction, or why it has none."""
-        for inputs in batched(in_order(self._input, pictures, DECODERS), BATCH):
+        for inputs in batched(in_order(self.decode, pictures, DECODERS), BATCH):
             yield from self._classify(inputs)
 
     def _classify(self, inputs: Sequence[NDArray[np.uint8] | InputError]) -> Iterator[Found]:
@@ -101,7 +101,7 @@ class Classifier:
         labels: dict[str, float] = self._core.top(probabilities, count)
         return labels
 
-    def _input(self, picture: Picture) -> NDArray[np.uint8] | InputError:
+    def decode(self, picture: Picture) -> NDArray[np.uint8] | InputError:
         """Return a picture's pixels, uint8 32×32×3, or why there are none."""
         try:
             pixels: NDArray[np.uint8] = self._package.decode(to_bytes(picture))
@@ -152,7 +152,7 @@ def load_folder(folder: Path, name: str, engine: str | None = None) -> Classifie
         ArchiveError: what it holds can't be loaded.
     """
     with _ONE:
-        package = _import(folder / "model", name)
+        package = import_package(folder / "model", name)
         try:
             core = package.load(folder, engine or _engine(folder))
             return Classifier(package, core, _version(folder))
@@ -178,11 +178,23 @@ def _engine(folder: Path) -> str:
         return "auto"
 
 
-def _import(package: Path, name: str) -> ModuleType:
-    """Import an archive's package `model` under a name that only it has.
+def import_package(package: Path, name: str) -> ModuleType:
+    """Import a package `model`, an archive's or the project's, under a name that only it has.
 
     Its modules import each other relatively, so they need not be called `model`.
+
+    Args:
+        package: its folder.
+        name: for messages.
+
+    Raises:
+        ArchiveError: it isn't there, or its code fails.
     """
+    with _ONE:
+        return _import(package, name)
+
+
+def _import(package: Path, name: str) -> ModuleType:
     identity = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         identity.update(path.read_bytes())

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 TIMEOUT = 10.0  # seconds
 ARCHIVE_TIMEOUT = 60.0  # seconds until an archive is unpacked
+FIXED = (
+    "what is served can't be changed while it runs (enable_model_api=false): let releases.toml say "
+    "it, then stop and start the server"
+)
 LISTINGS = 5
 """How often versions are listed at most, when some go meanwhile."""
 
@@ -151,6 +155,8 @@ class Management:
         answer = self._http.request(method, path, timeout=timeout)
         if answer.is_error:
             kind, message = error_of(answer)
+            if answer.status_code == httpx.codes.METHOD_NOT_ALLOWED:
+                message = FIXED
             is_gone = kind == "ModelVersionNotFoundException"
             raise (_VersionGoneError if is_gone else ServerError)(
                 f"{self.url}{path} answers {answer.status_code}: {message}"

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from PIL import Image
 
-from model.image import SIZE
-
-from ..archiving import store
+from ..archiving import bundle, store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,9 +29,14 @@ def describe(served: Iterable[Served], samples: Iterable[Path] = ()) -> dict[str
     Args:
         served: what is served.
         samples: image files; the first that can be read is shown in the examples of JSON bodies.
+
+    Raises:
+        ArchiveError: this is not the project's folder, whose net's size is told.
     """
     text = DESCRIPTION.read_text()
-    for name, pixels in zip(("WIDTH", "HEIGHT"), SIZE, strict=True):
+    # Not by its name: who starts `classifier` has it in this folder, where Python does not look.
+    size = bundle.import_package(Path("model"), "this folder").image.SIZE
+    for name, pixels in zip(("WIDTH", "HEIGHT"), size, strict=True):
         text = text.replace(name, str(pixels))
     told: dict[str, Any] = yaml.safe_load(text)
     components, models = told["components"], list(served)

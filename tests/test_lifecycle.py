@@ -540,8 +540,13 @@ def test_what_somebody_has_written_is_not_overwritten(
     if name == "releases.toml":
         place = replace(place, releases=own)
     before = own.read_bytes()
-    with pytest.raises(ServerError, match="mine holds files of yours that would be overwritten"):
-        Server(place).start()
+    try:
+        with pytest.raises(
+            ServerError, match="mine holds files of yours that would be overwritten"
+        ):
+            Server(place).start()
+    finally:
+        Server(place).stop()
     assert own.read_bytes() == before
 
 

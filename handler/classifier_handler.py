@@ -41,12 +41,12 @@ CHECK = "X-Check"
 UNCOUNTED = frozenset((WARM_UP, CHECK))
 """Headers of the tool's own requests: these are not counted, and not kept."""
 
-MOST_SECONDS = 20.0
+BATCH_SECONDS = 20.0
 """How long a batch's images may take to decode, one request more at most: TorchServe kills a worker
 that does not answer for a minute (`responseTimeout` in model-config.yaml)."""
 LATE = answer.error(
     HTTPStatus.SERVICE_UNAVAILABLE,
-    f"the images of other requests took {MOST_SECONDS:g} s to decode: ask again",
+    f"the images of other requests took {BATCH_SECONDS:g} s to decode: ask again",
 )
 
 
@@ -80,7 +80,7 @@ class ClassifierHandler:
         begin = perf_counter()
         headers = [context.get_all_request_header(i) for i in range(len(data))]
         inputs = [
-            self.preprocess(*request) if perf_counter() - begin < MOST_SECONDS else LATE
+            self.preprocess(*request) if perf_counter() - begin < BATCH_SECONDS else LATE
             for request in zip(data, headers, strict=True)
         ]
         decoded = perf_counter()

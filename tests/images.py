@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,11 @@ def crops(count: int, seed: int = 0) -> Iterator[bytes]:
         left = draw.randint(0, photo.width - width)
         top = draw.randint(0, photo.height - height)
         yield encode(photo.crop((left, top, left + width, top + height)))
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Lay out a chunk of a PNG."""
+    return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
 
 
 def rescanned(image: Image.Image, times: int) -> bytes:

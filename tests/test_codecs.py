@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from model import codecs
 from model.image import MAX_PIXELS, ImageError, decode
 
-from .images import encode, rescanned, sample
+from .images import chunk, encode, rescanned, sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,9 +45,7 @@ def with_text(compressed: bool, international: bool = False) -> bytes:
 
 def with_palette(png: bytes) -> bytes:
     """Give a PNG of RGB pixels the palette that it may have, for screens of few colours."""
-    chunk = b"PLTE" + bytes(range(9))
-    packed = (9).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4)
-    return png[:33] + packed + png[33:]  # behind the header
+    return png[:33] + chunk(b"PLTE", bytes(range(9))) + png[33:]  # behind the header
 
 
 def in_tall_blocks(jpeg: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from zlib import compress, crc32
+from zlib import compress
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from model.image import MAX_EDGE, MAX_PIXELS, ImageError, decode, normalise
 
-from .images import encode, rescanned, sample
+from .images import chunk, encode, rescanned, sample
 
 
 def expected(image: Image.Image) -> np.ndarray:
@@ -71,10 +71,6 @@ def test_blends_the_transparent_value_of_16_bit_gray() -> None:
 
 def png(bits: int, colours: int, row: bytes, transparent: bytes) -> bytes:
     """Lay out a PNG of 8×8 pixels that are all alike, with a transparent value."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
-
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, bits, colours, 0, 0, 0))

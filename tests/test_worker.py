@@ -146,7 +146,7 @@ from importlib.metadata import version
 from ts.metrics.caching_metric import CachingMetric
 from ts.metrics.metric_type_enum import MetricTypes
 from ts.protocol import otf_message_handler
-from handler import classifier_handler, torchserve
+from handler import torchserve
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
 torchserve.hasten(version("torchserve"))
@@ -176,7 +176,7 @@ def test_prints_warnings_and_metrics_but_nothing_that_each_request_brings() -> N
 ODD = """
 import io, logging, struct, sys, warnings
 from PIL import Image, TiffImagePlugin
-from handler import classifier_handler, torchserve
+from handler import torchserve
 from model import ImageError, decode
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)

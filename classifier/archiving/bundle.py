@@ -158,8 +158,9 @@ def load_folder(folder: Path, name: str, engine: str | None = None) -> Classifie
             return Classifier(package, core, _version(folder))
         except Exception as error:
             told = tuple(getattr(package, kind) for kind in TOLD if hasattr(package, kind))
-            problem = str(error) if isinstance(error, told) else failure(error, folder)
-            raise ArchiveError(f"{name}: {problem.replace(f'{folder}/', '')}") from error
+            if isinstance(error, told):
+                raise ArchiveError(f"{name}: {str(error).replace(f'{folder}/', '')}") from error
+            raise ArchiveError(f"{name}: {failure(error, folder)}") from error
 
 
 def _version(folder: Path) -> str:

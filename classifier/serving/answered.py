@@ -10,8 +10,6 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from prometheus_client.samples import Sample
 
 TIMEOUT = 10.0  # seconds
@@ -48,15 +46,12 @@ def read(metrics: str) -> Answered | None:
         metrics: the metrics address.
     """
     found = dict.fromkeys(COUNTERS, 0.0)
-    try:
-        samples = list(_samples(metrics))
-    except httpx.HTTPError:
+    if (samples := _samples(metrics)) is None:
         return None
     for sample in samples:
         if sample.name in found:
             found[sample.name] += sample.value
-    # Without any it logs its metrics (`metrics_mode=log`), which is TorchServe's own default.
-    return Answered(sum(found.values()), found[FAILED]) if samples else None
+    return Answered(sum(found.values()), found[FAILED])
 
 
 def batches(metrics: str, model: str, version: str) -> float:
@@ -70,19 +65,25 @@ def batches(metrics: str, model: str, version: str) -> float:
         version: its version.
     """
     of = {"ModelName": model, "ModelVersion": version}
-    try:
-        return sum(
-            sample.value
-            for sample in _samples(metrics)
-            if sample.name == BATCHES and of.items() <= sample.labels.items()
-        )
-    except httpx.HTTPError:
+    if (samples := _samples(metrics)) is None:
         return math.nan
+    return sum(
+        sample.value
+        for sample in samples
+        if sample.name == BATCHES and of.items() <= sample.labels.items()
+    )
 
 
-def _samples(metrics: str) -> Iterator[Sample]:
-    """Yield what the metrics address tells; httpx.HTTPError where it does not."""
-    answer = httpx.get(f"{metrics}/metrics", timeout=TIMEOUT, trust_env=False)
-    answer.raise_for_status()
-    for family in text_string_to_metric_families(answer.text):
-        yield from family.samples
+def _samples(metrics: str) -> list[Sample] | None:
+    """Return what the metrics address tells; None where it does not.
+
+    Nor does it where metrics are logged (`metrics_mode=log`, TorchServe's own default): there it
+    answers, and tells nothing.
+    """
+    try:
+        answer = httpx.get(f"{metrics}/metrics", timeout=TIMEOUT, trust_env=False)
+        answer.raise_for_status()
+    except httpx.HTTPError:
+        return None
+    families = text_string_to_metric_families(answer.text)
+    return [sample for family in families for sample in family.samples] or None

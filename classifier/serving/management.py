@@ -25,6 +25,7 @@ FIXED = (
     "what is served can't be changed while it runs (enable_model_api=false): let releases.toml say "
     "it, then stop and start the server"
 )
+"""What 405 means."""
 LISTINGS = 5
 """How often versions are listed at most, when some go meanwhile."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..images import encode, rescanned, sample
+from ..images import chunk, encode, rescanned, sample
 
 if TYPE_CHECKING:
     import random
@@ -164,21 +164,12 @@ def form(draw: random.Random) -> Request:
     return Request("a form that is none", body, headers={"Content-Type": kind})
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def bomb(draw: random.Random) -> Request:
     """Draw a small file of a huge image: PNG that is zeros, or a header that promises as much."""
     side = draw.choice((8_000, 30_000, 2**31 - 1))
     rows = zlib.compress(bytes(1_000_000), 9)
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    png = (
-        b"\x89PNG\r\n\x1a\n"
-        + _chunk(b"IHDR", header)
-        + _chunk(b"IDAT", rows)
-        + _chunk(b"IEND", b"")
-    )
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     gif = b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + b"," + bytes(9) + b"\x02\x00;"
     data = draw.choice((png, gif))
     return Request("decompression bomb", data, headers={"Content-Type": "image/png"})
